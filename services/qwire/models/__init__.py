@@ -1,0 +1,1 @@
+"""Models: which there are, where their weights come from, and the proof that they arrived whole."""
