@@ -1,0 +1,1 @@
+"""Telemetry: traces, metrics and logs, and the one place where their names are defined."""
