@@ -1,0 +1,67 @@
+"""What an engine answers: chunks of output token ids, the last one with the reason and the timings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class FinishReason(Enum):
+    """Why a generation ended well."""
+
+    END_OF_TURN = "end_of_turn"
+    """The model drew an end-of-sequence token."""
+    STOP_TOKEN = "stop_token"  # noqa: S105 - a reason, not a secret
+    """One of the request's stop tokens was drawn."""
+    LENGTH = "length"
+    """`max_output_tokens` was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """When a generation passed its stations, nanoseconds since the epoch, by the engine's clock.
+
+    Attributes:
+        arrived_unix_ns: It entered the waiting queue.
+        scheduled_unix_ns: Its first prefill step began.
+        first_token_unix_ns: Its first output token was drawn.
+        finished_unix_ns: Its last output token was drawn.
+    """
+
+    arrived_unix_ns: int
+    scheduled_unix_ns: int
+    first_token_unix_ns: int
+    finished_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How a generation ended.
+
+    Attributes:
+        reason: Why.
+        timings: When.
+        stop_token_id: The token that ended it, for END_OF_TURN and STOP_TOKEN.
+        cached_prompt_tokens: Prompt tokens whose computation was reused.
+    """
+
+    reason: FinishReason
+    timings: Timings
+    stop_token_id: int | None = None
+    cached_prompt_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenChunk:
+    """The output tokens since the last chunk.
+
+    Attributes:
+        token_ids: The tokens, in order; at least one.
+        finish: How the generation ended, on the last chunk only.
+        timings: The stations passed so far, on the first chunk only, as if finished with it: for a consumer that closes
+            the iterator at a stop string, and so never sees `finish`.
+    """
+
+    token_ids: tuple[int, ...]
+    finish: Finish | None = None
+    timings: Timings | None = None

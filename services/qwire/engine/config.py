@@ -1,0 +1,66 @@
+"""How an engine runs: device, quantization, and the bounds of its queue, its steps and its KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """How an engine runs. Every bound is checked here or when the model is loaded; none is changed in silence.
+
+    Attributes:
+        device: Torch device such as `cpu`, `cuda` or `cuda:1`; `auto` = CUDA where there is one, else the CPU.
+        threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
+        quantization: `none`, or bitsandbytes' `int8`, `nf4` or `fp4`; slow on a CPU. With `int8` the columns kept in
+            higher precision are chosen per step, so that what else runs can move an output by less than the
+            quantization itself does.
+        double_quantization: Whether the scales of 4-bit weights are quantized as well; no effect on other weights.
+        compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
+            on CUDA bfloat16 where the device has it, else float16. A CPU computes in float32 only.
+        max_running: Generations in prefill or decode at once, at least 1.
+        max_waiting: Generations in the queue beside them; more are refused with QueueFull. 0 = no queue.
+        max_step_tokens: Prompt and output tokens computed in one step, at least `max_running`. Larger steps fill
+            prompts faster; smaller ones keep running generations fluent and cancel sooner.
+        kv_capacity_tokens: Tokens that the KV cache holds; None = as many as half of the memory left after loading
+            holds, but no more than `max_running` full contexts.
+        context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
+            upper bound.
+        default_max_output_tokens: Output tokens of a request that does not say; below the context.
+    """
+
+    device: str = "auto"
+    threads: int | None = None
+    quantization: str = "none"
+    double_quantization: bool = True
+    compute_dtype: str = "auto"
+    max_running: int = 16
+    max_waiting: int = 64
+    max_step_tokens: int = 256
+    kv_capacity_tokens: int | None = None
+    context_tokens: int | None = None
+    default_max_output_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        _check_choice("quantization", self.quantization, QUANTIZATIONS)
+        _check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
+        _check_least("threads", self.threads, 1)
+        _check_least("max_running", self.max_running, 1)
+        _check_least("max_waiting", self.max_waiting, 0)
+        _check_least("max_step_tokens", self.max_step_tokens, self.max_running)
+        _check_least("kv_capacity_tokens", self.kv_capacity_tokens, 2)
+        _check_least("context_tokens", self.context_tokens, 2)
+        _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
+
+
+def _check_least(name: str, value: int | None, least: int) -> None:
+    if value is not None and value < least:
+        raise ValueError(f"{name} is {value}; it must be at least {least}")

@@ -1,0 +1,91 @@
+"""What can go wrong in an engine, and whose fault it is.
+
+EngineError
+├── InvalidRequest           the caller's: a field is out of range
+│   └── ContextLengthExceeded    prompt and output do not fit the model's context
+├── CapacityExceeded         the caller's: more KV cache than this engine has in all; another try cannot succeed
+├── QueueFull                nobody's: the waiting queue is at its bound; another try may succeed
+├── DeadlineExceeded         the caller's clock ran out
+├── GenerationCancelled      the caller's wish
+├── NumericalError           the model's: NaN or infinite logits
+└── EngineUnavailable        the operator's: the engine is stopped, draining or dead
+
+All of them survive pickling, since they cross processes.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of everything that an engine raises on purpose."""
+
+
+class InvalidRequest(EngineError):
+    """A field of the request is out of range: the caller must change it.
+
+    Args:
+        field: The path of the field, as the caller knows it, such as `spec.sampling.top_p`.
+        description: What is wrong and what is allowed, one sentence.
+    """
+
+    def __init__(self, field: str, description: str) -> None:
+        super().__init__(field, description)
+        self.field = field
+        self.description = description
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.description}"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and output do not fit the model's context: the caller must shorten one."""
+
+
+class CapacityExceeded(EngineError):
+    """The request alone needs more KV cache than the engine has.
+
+    Args:
+        needed_tokens: Prompt and output tokens of the request.
+        capacity_tokens: Tokens that the whole KV cache holds.
+    """
+
+    def __init__(self, needed_tokens: int, capacity_tokens: int) -> None:
+        super().__init__(needed_tokens, capacity_tokens)
+        self.needed_tokens = needed_tokens
+        self.capacity_tokens = capacity_tokens
+
+
+class QueueFull(EngineError):
+    """The waiting queue is at its bound: try again after a while.
+
+    Args:
+        retry_after_s: An estimate of when there is room, seconds, > 0.
+    """
+
+    def __init__(self, retry_after_s: float) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class DeadlineExceeded(EngineError):
+    """The deadline passed before the generation ended."""
+
+
+class GenerationCancelled(EngineError):
+    """The generation was cancelled by its id."""
+
+
+class NumericalError(EngineError):
+    """The model's logits were NaN or infinite; other requests are not affected."""
+
+
+class EngineUnavailable(EngineError):
+    """The engine is stopped, draining or dead: another replica may answer.
+
+    Args:
+        retry_after_s: When another try is worth it, seconds; None = unknown.
+    """
+
+    def __init__(self, retry_after_s: float | None = None) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s

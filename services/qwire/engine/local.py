@@ -1,0 +1,173 @@
+"""The engine of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+
+from qwire.engine.cache import KVCacheManager
+from qwire.engine.card import model_card
+from qwire.engine.chunk import TokenChunk
+from qwire.engine.config import EngineConfig
+from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
+from qwire.engine.loader import LoadedModel, load_model, thread_count
+from qwire.engine.memory import Memory
+from qwire.engine.protocol import EngineStats, ModelCard
+from qwire.engine.request import TokenRequest
+from qwire.engine.runner import ModelRunner
+from qwire.engine.scheduler import Scheduler
+from qwire.engine.sequence import Sequence
+from qwire.engine.step_loop import Delivery, StepLoop
+from qwire.engine.stream import TokenStream
+from qwire.engine.validation import check_request
+from qwire.models.checkpoint import Checkpoint
+
+
+class LocalEngine:
+    """Runs a transformers model in this process, many generations at a time; see `Engine` for the contract.
+
+    All methods belong to the event loop in which the engine was started; the model runs in a thread of its own.
+
+    Example:
+        ```python
+        engine = await LocalEngine.start(checkpoint, EngineConfig())
+        async for chunk in engine.generate(request):
+            ...
+        await engine.close()
+        ```
+
+    Args:
+        loaded: The model.
+        card: What it is.
+        config: How the engine runs.
+    """
+
+    def __init__(self, loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> None:
+        self._loaded = loaded
+        self._card = card
+        self._config = config
+        self._loop = asyncio.get_running_loop()
+        self._streams: dict[str, TokenStream] = {}
+        self._arrivals = itertools.count()
+        self._ended = asyncio.Event()
+        self._cache = KVCacheManager(_kv_capacity_tokens(loaded, card, config))
+        self._steps = StepLoop(
+            ModelRunner(loaded),
+            Scheduler(self._cache, max_running=config.max_running, max_step_tokens=config.max_step_tokens),
+            threads=thread_count(config),
+            max_waiting=config.max_waiting,
+            deliver=lambda deliveries: self._call_soon(lambda: self._deliver(deliveries)),
+            over=lambda: self._call_soon(self._end),
+        )
+
+    @classmethod
+    async def start(cls, checkpoint: Checkpoint, config: EngineConfig) -> LocalEngine:
+        """Load a checkpoint and start the engine.
+
+        Raises:
+            UnsupportedCheckpoint: The folder holds nothing that this engine can run.
+            ValueError: The configuration does not fit the device, the model or the memory.
+        """
+        loaded = await asyncio.to_thread(load_model, checkpoint.folder, checkpoint.source_format, config)
+        return cls(loaded, model_card(checkpoint, loaded, config), config)
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
+        """Generate the tokens that follow the request's; see `Engine.generate`."""
+        self._check_available()
+        check_request(request, self._card, self._cache.capacity_tokens)
+        request_id = request.envelope.request_id
+        if request_id in self._streams:
+            raise InvalidRequest("request_id", f"A generation with the id {request_id!r} runs already.")
+        eos_token_ids = frozenset[int]() if request.stop.ignore_eos else self._card.eos_token_ids
+        sequence = Sequence(request, eos_token_ids, next(self._arrivals), time.time_ns())
+        self._steps.submit(sequence)
+        stream = self._streams[request_id] = TokenStream(sequence)
+        try:
+            while True:
+                chunk = await stream.next()
+                yield chunk
+                if chunk.finish is not None:
+                    return
+        finally:
+            del self._streams[request_id]
+            self._steps.abort(request_id, GenerationCancelled())
+
+    async def cancel(self, request_id: str) -> bool:
+        """End the generation of this id before the next step; False = it is not live."""
+        failure = GenerationCancelled()
+        if not self._steps.abort(request_id, failure):
+            return False
+        self._streams[request_id].fail(failure)
+        return True
+
+    async def card(self) -> ModelCard:
+        """Return what the model is."""
+        self._check_available()
+        return self._card
+
+    async def stats(self) -> EngineStats:
+        """Return the present load and health."""
+        self._check_available()
+        load = self._steps.load()
+        memory = Memory.of(self._loaded.device)
+        return EngineStats(
+            steps=load.steps,
+            running=load.running,
+            waiting=load.waiting,
+            waiting_capacity=self._config.max_waiting,
+            running_tokens=load.running_tokens,
+            waiting_tokens=load.waiting_tokens,
+            kv_used_tokens=self._cache.used_tokens,
+            kv_capacity_tokens=self._cache.capacity_tokens,
+            oldest_wait_s=load.oldest_wait_s,
+            decode_tokens_per_s=load.decode_tokens_per_s,
+            memory_used_bytes=memory.used_bytes,
+            memory_total_bytes=memory.total_bytes,
+            non_finite_weights=self._loaded.weights.non_finite,
+        )
+
+    async def close(self) -> None:
+        """Stop after the present step: running generations end with EngineUnavailable. Idempotent."""
+        self._steps.close()
+        await self._ended.wait()
+        self._steps.join()
+
+    def _check_available(self) -> None:
+        if self._ended.is_set():
+            raise EngineUnavailable
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        """Call back in the event loop, from the worker thread."""
+        with suppress(RuntimeError):  # the event loop was closed before the engine: nobody listens any more
+            self._loop.call_soon_threadsafe(callback)
+
+    def _deliver(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            stream = self._streams.get(delivery.sequence.request_id)
+            if stream is None or stream.sequence is not delivery.sequence:
+                continue  # its consumer has left, and may have come again under the same id
+            if delivery.failure is not None:
+                stream.fail(delivery.failure)
+            elif delivery.token_id is not None:
+                stream.put(delivery.token_id, delivery.finish)
+
+    def _end(self) -> None:
+        self._ended.set()
+        for stream in self._streams.values():
+            stream.fail(EngineUnavailable())
+
+
+def _kv_capacity_tokens(loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> int:
+    if config.kv_capacity_tokens is not None:
+        return config.kv_capacity_tokens
+    # Half of what is left: the other half is for activations, and for whoever shares the machine.
+    affordable = Memory.of(loaded.device).free_bytes // 2 // loaded.kv_shape.bytes_per_token
+    if affordable <= card.default_max_output_tokens:
+        raise ValueError(
+            f"the memory left on {loaded.device} holds {affordable} tokens of KV cache, less than a request of "
+            f"default_max_output_tokens ({card.default_max_output_tokens}) needs"
+        )
+    return min(affordable, config.max_running * card.context_tokens)

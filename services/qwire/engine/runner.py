@@ -1,0 +1,78 @@
+"""Runs the model, one step at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from qwire.engine.attention import RaggedBatch, Segment, SequenceCache
+from qwire.engine.loader import LoadedModel
+from qwire.engine.sampler import sample
+from qwire.engine.scheduler import StepPlan
+from qwire.engine.sequence import Sequence
+
+
+class ModelRunner:
+    """Computes step plans: one forward over the packed tokens of all sequences. Used from one thread.
+
+    Args:
+        loaded: The model.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._caches: dict[Sequence, SequenceCache] = {}
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan) -> list[int | None]:
+        """Compute a plan that is not empty.
+
+        Returns:
+            The drawn token of each of `plan.sampled`; None = its logits were not finite.
+        """
+        hidden = self._forward(plan)
+        sampled = plan.sampled
+        if not sampled:
+            return []
+        rows: list[int] = []
+        end = 0
+        for tokens in plan.scheduled:
+            end += tokens.length
+            if tokens.samples:
+                rows.append(end - 1)
+        if len(rows) < len(hidden):
+            hidden = hidden[torch.tensor(rows, device=hidden.device)]
+        return sample(self._loaded.model.lm_head(hidden).float(), sampled)
+
+    def release(self, sequences: Iterable[Sequence]) -> None:
+        """Free the KV cache of sequences that have ended."""
+        for sequence in sequences:
+            # A sequence that was aborted right after its admission never ran and has none.
+            self._caches.pop(sequence, None)
+
+    def _forward(self, plan: StepPlan) -> Tensor:
+        """Return the last hidden states `[tokens, hidden_size]`."""
+        token_ids: list[int] = []
+        positions: list[int] = []
+        segments: list[Segment] = []
+        for tokens in plan.scheduled:
+            token_ids += tokens.sequence.token_ids(tokens.start, tokens.length)
+            positions += range(tokens.start, tokens.start + tokens.length)
+            segments.append(Segment(self._cache(tokens.sequence), tokens.start, tokens.length))
+        device = self._loaded.device
+        output = self._loaded.model.model(
+            input_ids=torch.tensor([token_ids], device=device),
+            position_ids=torch.tensor([positions], device=device),
+            use_cache=False,
+            ragged=RaggedBatch(segments),
+        )
+        return output.last_hidden_state[0]
+
+    def _cache(self, sequence: Sequence) -> SequenceCache:
+        cache = self._caches.get(sequence)
+        if cache is None:
+            cache = SequenceCache(self._loaded.kv_shape, sequence.reserved_tokens)
+            self._caches[sequence] = cache
+        return cache

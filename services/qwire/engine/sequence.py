@@ -1,0 +1,104 @@
+"""One request on its way through the engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from qwire.engine.chunk import Finish, FinishReason, Timings
+from qwire.engine.errors import EngineError
+from qwire.engine.request import TokenRequest
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """A request's state. Owned by the scheduler; its facts are derived from the few things that change.
+
+    Attributes:
+        request: What was asked for.
+        eos_token_ids: Tokens that end its turn; empty where the request ignores them.
+        arrival: Its place in the order of arrival.
+        arrived_unix_ns: When it entered the waiting queue.
+        output_token_ids: The output so far, what the request came with included.
+        computed_tokens: Tokens whose keys and values are in the cache.
+        scheduled_unix_ns: When its first step began; 0 = it waits.
+        first_token_unix_ns: When its first own output token was drawn; 0 = none was.
+        finish: How it ended well; None = it has not.
+        failure: Why it ended otherwise; None = it has not.
+    """
+
+    request: TokenRequest
+    eos_token_ids: frozenset[int]
+    arrival: int
+    arrived_unix_ns: int
+    output_token_ids: list[int] = field(init=False)
+    computed_tokens: int = 0
+    scheduled_unix_ns: int = 0
+    first_token_unix_ns: int = 0
+    finish: Finish | None = None
+    failure: EngineError | None = None
+
+    def __post_init__(self) -> None:
+        self.output_token_ids = list(self.request.output_token_ids)
+
+    @property
+    def request_id(self) -> str:
+        """The generation's name."""
+        return self.request.envelope.request_id
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who goes first: the smallest."""
+        return -self.request.envelope.priority, self.arrival
+
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and output tokens so far."""
+        return len(self.request.prompt_token_ids) + len(self.output_token_ids)
+
+    @property
+    def pending_tokens(self) -> int:
+        """Tokens to compute before the next output token can be drawn: 1 = in decode, more = in prefill."""
+        return self.total_tokens - self.computed_tokens
+
+    @property
+    def reserved_tokens(self) -> int:
+        """KV cache that it may ever need."""
+        return len(self.request.prompt_token_ids) + self.request.stop.max_output_tokens
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is left to do for it."""
+        return self.finish is not None or self.failure is not None
+
+    @property
+    def banned_token_ids(self) -> frozenset[int]:
+        """Tokens that must not be drawn next."""
+        if len(self.output_token_ids) >= self.request.stop.min_output_tokens:
+            return frozenset()
+        return self.eos_token_ids | self.request.stop.stop_token_ids
+
+    def token_ids(self, start: int, length: int) -> list[int]:
+        """Return `length` tokens of prompt and output from `start` on."""
+        prompt = self.request.prompt_token_ids
+        end = start + length
+        output_start = max(0, start - len(prompt))
+        return [*prompt[start:end], *self.output_token_ids[output_start : max(0, end - len(prompt))]]
+
+    def append(self, token_id: int, now_unix_ns: int) -> None:
+        """Take the next output token, and end with it where it is the last."""
+        self.output_token_ids.append(token_id)
+        self.first_token_unix_ns = self.first_token_unix_ns or now_unix_ns
+        reason = self._reason(token_id)
+        if reason is None:
+            return
+        timings = Timings(self.arrived_unix_ns, self.scheduled_unix_ns, self.first_token_unix_ns, now_unix_ns)
+        self.finish = Finish(reason, timings, None if reason is FinishReason.LENGTH else token_id)
+
+    def _reason(self, token_id: int) -> FinishReason | None:
+        if token_id in self.request.stop.stop_token_ids:
+            return FinishReason.STOP_TOKEN
+        if token_id in self.eos_token_ids:
+            return FinishReason.END_OF_TURN
+        if len(self.output_token_ids) >= self.request.stop.max_output_tokens:
+            return FinishReason.LENGTH
+        return None

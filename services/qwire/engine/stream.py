@@ -1,0 +1,62 @@
+"""One generation's way back to its consumer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from qwire.engine.chunk import Finish, Timings, TokenChunk
+from qwire.engine.errors import EngineError
+from qwire.engine.sequence import Sequence
+
+
+class TokenStream:
+    """Holds the tokens that the consumer has not taken yet: it gets one at once, or all that came while it was busy.
+
+    Lives in one event loop. Its size is bounded by the request's `max_output_tokens`.
+
+    Args:
+        sequence: Whose tokens they are.
+    """
+
+    def __init__(self, sequence: Sequence) -> None:
+        self.sequence = sequence
+        self._token_ids: list[int] = []
+        self._finish: Finish | None = None
+        self._failure: EngineError | None = None
+        self._ready = asyncio.Event()
+        self._begun = False
+
+    def put(self, token_id: int, finish: Finish | None) -> None:
+        """Add the next token; `finish` with the last one."""
+        self._token_ids.append(token_id)
+        self._finish = finish
+        self._ready.set()
+
+    def fail(self, failure: EngineError) -> None:
+        """End the stream after the tokens that it holds."""
+        self._failure = self._failure or failure
+        self._ready.set()
+
+    async def next(self) -> TokenChunk:
+        """Wait for tokens and take all there are.
+
+        Raises:
+            EngineError: The stream failed, and its tokens are taken.
+        """
+        await self._ready.wait()
+        if not self._token_ids and self._failure is not None:
+            raise self._failure
+        chunk = TokenChunk(tuple(self._token_ids), self._finish, None if self._begun else self._timings())
+        self._begun = True
+        self._token_ids.clear()
+        if self._failure is None:
+            self._ready.clear()
+        return chunk
+
+    def _timings(self) -> Timings:
+        """Return the stations passed so far."""
+        sequence = self.sequence
+        return Timings(
+            sequence.arrived_unix_ns, sequence.scheduled_unix_ns, sequence.first_token_unix_ns, time.time_ns()
+        )

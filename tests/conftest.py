@@ -1,0 +1,16 @@
+"""What tests of several rooms share."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwire.models.catalogue import DEFAULT_MODEL_ID
+from qwire.models.checkpoint import Checkpoint
+from qwire.models.store import ModelStore
+from qwire.serve.environment import cache_dir
+
+
+@pytest.fixture(scope="session")
+def default_checkpoint() -> Checkpoint:
+    """The default model, fetched and converted on first use."""
+    return ModelStore(cache_dir(None)).resolve(DEFAULT_MODEL_ID)

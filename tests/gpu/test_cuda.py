@@ -1,0 +1,98 @@
+"""The engine on a CUDA device, against transformers' `generate` on the same device."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from qwire.engine.config import EngineConfig
+from qwire.engine.local import LocalEngine
+from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.models.checkpoint import Checkpoint
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device"),
+]
+
+OUTPUT_TOKENS = 24
+EOS = 3
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random Qwen2 whose logits are far apart."""
+    torch.manual_seed(1)
+    config = Qwen2Config(
+        vocab_size=1000,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.4,
+        eos_token_id=EOS,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    folder = tmp_path_factory.mktemp("qwen2")
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    return Checkpoint(folder, "tiny", "revision", "", "", "")
+
+
+async def outputs(checkpoint: Checkpoint, prompts: list[tuple[int, ...]], **options: Any) -> list[list[int]]:
+    engine = await LocalEngine.start(checkpoint, EngineConfig(device="cuda", **options))
+
+    async def output_of(index: int) -> list[int]:
+        request = TokenRequest(prompts[index], Envelope(str(index)), StopParams(OUTPUT_TOKENS))
+        return [token_id async for chunk in engine.generate(request) for token_id in chunk.token_ids]
+
+    try:
+        return await asyncio.gather(*(output_of(index) for index in range(len(prompts))))
+    finally:
+        await engine.close()
+
+
+@pytest.fixture
+def prompts() -> list[tuple[int, ...]]:
+    random_source = random.Random(5)  # noqa: S311 - the same prompts each time
+    lengths = (1, 2, 7, 16, 33, 64, 100, 129, 257, 600, 1024, 1500)
+    return [tuple(random_source.randrange(4, 1000) for _ in range(length)) for length in lengths]
+
+
+def reference(folder: Path, prompt: tuple[int, ...]) -> list[int]:
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, device_map={"": "cuda"}
+    )
+    ids = torch.tensor([prompt], device="cuda")
+    options = {"do_sample": False, "max_new_tokens": OUTPUT_TOKENS, "pad_token_id": EOS}
+    return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
+
+
+async def test_float32_output_is_that_of_generate(checkpoint: Checkpoint, prompts: list[tuple[int, ...]]) -> None:
+    expected = [reference(checkpoint.folder, prompt) for prompt in prompts]
+    assert await outputs(checkpoint, prompts, compute_dtype="float32", max_step_tokens=128) == expected
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8", "nf4", "fp4"])
+async def test_every_quantization_generates_in_half_precision(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
+) -> None:
+    results = await outputs(checkpoint, prompts, quantization=quantization)
+    assert all(len(output) == OUTPUT_TOKENS or output[-1] == EOS for output in results)
+    assert len({tuple(output) for output in results}) > len(prompts) // 2
+
+
+async def test_memory_is_the_devices(checkpoint: Checkpoint) -> None:
+    engine = await LocalEngine.start(checkpoint, EngineConfig(device="cuda"))
+    stats = await engine.stats()
+    assert stats.memory_total_bytes == torch.cuda.get_device_properties(0).total_memory
+    assert (await engine.card()).quantization.compute_dtype in ("bfloat16", "float16")
+    await engine.close()

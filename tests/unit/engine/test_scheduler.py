@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from qwire.engine.cache import KVCacheManager
+from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
+from qwire.engine.request import StopParams
+from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.sequence import Sequence
+
+MakeSequence = Callable[..., Sequence]
+
+
+def scheduler(capacity_tokens: int = 1000, *, max_running: int = 4, max_step_tokens: int = 8) -> Scheduler:
+    return Scheduler(KVCacheManager(capacity_tokens), max_running=max_running, max_step_tokens=max_step_tokens)
+
+
+def shape(plan: StepPlan) -> list[tuple[str, int, int, bool]]:
+    return [(tokens.sequence.request_id, tokens.start, tokens.length, tokens.samples) for tokens in plan.scheduled]
+
+
+def step(subject: Scheduler, token_id: int | None = 5, now: int = 100) -> StepPlan:
+    plan = subject.schedule(now)
+    subject.update(plan, [token_id] * len(plan.sampled), now)
+    return plan
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decoding(make_sequence: MakeSequence) -> None:
+    subject = scheduler()
+    subject.add(make_sequence(2))
+    assert shape(step(subject)) == [("request-0", 0, 2, True)]
+    subject.add(make_sequence(12))
+    assert shape(step(subject)) == [("request-0", 2, 1, True), ("request-1", 0, 7, False)]
+    assert shape(step(subject)) == [("request-0", 3, 1, True), ("request-1", 7, 5, True)]
+
+
+def test_prompts_of_several_sequences_share_a_step(make_sequence: MakeSequence) -> None:
+    subject = scheduler()
+    for _ in range(3):
+        subject.add(make_sequence(3))
+    assert shape(step(subject)) == [
+        ("request-0", 0, 3, True),
+        ("request-1", 0, 3, True),
+        ("request-2", 0, 2, False),
+    ]
+    assert shape(subject.schedule(0)) == [
+        ("request-0", 3, 1, True),
+        ("request-1", 3, 1, True),
+        ("request-2", 2, 1, True),
+    ]
+
+
+def test_priority_goes_before_arrival(make_sequence: MakeSequence) -> None:
+    subject = scheduler(max_running=1)
+    for priority in (0, -1, 0, 1):
+        subject.add(make_sequence(1, StopParams(max_output_tokens=1), priority=priority))
+    order = [shape(step(subject))[0][0] for _ in range(4)]
+    assert order == ["request-0", "request-3", "request-2", "request-1"]
+
+
+def test_a_large_request_is_not_overtaken_while_it_waits_for_memory(make_sequence: MakeSequence) -> None:
+    subject = scheduler(capacity_tokens=20)
+    subject.add(make_sequence(8, StopParams(max_output_tokens=2)))
+    subject.add(make_sequence(12, StopParams(max_output_tokens=8)))
+    subject.add(make_sequence(1, StopParams(max_output_tokens=1)))
+    assert [sequence.request_id for sequence in subject.waiting] == ["request-1", "request-2"]
+    step(subject)
+    step(subject)
+    assert [sequence.request_id for sequence in subject.running] == ["request-1"]
+
+
+def test_a_finished_sequence_makes_room_in_the_same_step(make_sequence: MakeSequence) -> None:
+    subject = scheduler(max_running=1)
+    first, second = make_sequence(2), make_sequence(2)
+    subject.add(first)
+    subject.add(second)
+    step(subject, token_id=0)
+    assert first.finish is not None
+    assert subject.running == (second,)
+    assert subject.take_released() == [first]
+    assert subject.take_released() == []
+
+
+def test_abort_frees_a_waiting_and_a_running_sequence(make_sequence: MakeSequence) -> None:
+    cache = KVCacheManager(1000)
+    subject = Scheduler(cache, max_running=1, max_step_tokens=8)
+    running, waiting = make_sequence(), make_sequence()
+    subject.add(running)
+    subject.add(waiting)
+    plan = subject.schedule(0)
+    assert subject.abort(waiting.request_id, GenerationCancelled()) is waiting
+    assert subject.abort(running.request_id, GenerationCancelled()) is running
+    assert cache.used_tokens == 0
+    subject.update(plan, [5], 1)  # the step was under way when it was aborted
+    assert running.output_token_ids == []
+    assert subject.take_released() == [running]
+    assert subject.abort(running.request_id, GenerationCancelled()) is None
+    assert not subject.schedule(0).scheduled
+
+
+def test_deadlines_end_waiting_and_running_sequences(make_sequence: MakeSequence) -> None:
+    subject = scheduler(max_running=1)
+    running, waiting, timeless = (make_sequence(deadline_unix_ns=deadline) for deadline in (50, 40, None))
+    for sequence in (running, waiting, timeless):
+        subject.add(sequence)
+    assert subject.expire(39) == []
+    assert subject.expire(40) == [waiting]
+    assert subject.expire(60) == [running]
+    assert isinstance(running.failure, DeadlineExceeded)
+    assert subject.running == (timeless,)
+
+
+def test_logits_that_are_not_finite_end_their_own_sequence_only(make_sequence: MakeSequence) -> None:
+    subject = scheduler()
+    healthy, poisoned = make_sequence(2), make_sequence(2)
+    subject.add(healthy)
+    subject.add(poisoned)
+    subject.update(subject.schedule(0), [5, None], 1)
+    assert isinstance(poisoned.failure, NumericalError)
+    assert subject.running == (healthy,)
+
+
+def test_a_resumed_sequence_computes_its_output_like_a_prompt(make_sequence: MakeSequence) -> None:
+    subject = scheduler()
+    subject.add(make_sequence(2, output_token_ids=(7, 8)))
+    assert shape(step(subject)) == [("request-0", 0, 4, True)]
+
+
+@pytest.mark.parametrize("module", ["scheduler", "cache", "sequence", "config", "checkpoint_config", "validation"])
+def test_bookkeeping_needs_no_torch(module: str) -> None:
+    code = f"import sys, qwire.engine.{module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,149 @@
+"""Random workloads against the scheduler, with what must hold after every action."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from qwire.engine.cache import KVCacheManager
+from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
+from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.sequence import Sequence
+
+CAPACITY_TOKENS, MAX_RUNNING, MAX_STEP_TOKENS = 60, 3, 7
+EOS = 0
+
+
+class SchedulerWorkload(RuleBasedStateMachine):
+    """Adds, computes, aborts and expires in any order; a computed step may be interrupted by any of them."""
+
+    sequences = Bundle[Sequence]("sequences")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cache = KVCacheManager(CAPACITY_TOKENS)
+        self.scheduler = Scheduler(self.cache, max_running=MAX_RUNNING, max_step_tokens=MAX_STEP_TOKENS)
+        self.added: list[Sequence] = []
+        self.ever_running: set[Sequence] = set()
+        self.released: list[Sequence] = []
+        self.plan: StepPlan | None = None
+        self.now = 0
+
+    @rule(
+        target=sequences,
+        prompt=st.integers(1, 30),
+        most=st.integers(1, 30),
+        given=st.integers(0, 29),
+        priority=st.integers(-1, 1),
+        deadline=st.none() | st.integers(1, 40),
+    )
+    def add(self, prompt: int, most: int, given: int, priority: int, deadline: int | None) -> Sequence:
+        request = TokenRequest(
+            prompt_token_ids=(1,) * prompt,
+            envelope=Envelope(
+                f"request-{len(self.added)}",
+                priority=priority,
+                deadline_unix_ns=None if deadline is None else self.now + deadline,
+            ),
+            stop=StopParams(max_output_tokens=most),
+            output_token_ids=(2,) * min(given, most - 1),
+        )
+        sequence = Sequence(request, frozenset({EOS}), len(self.added), self.now)
+        self.added.append(sequence)
+        self.scheduler.add(sequence)
+        return sequence
+
+    @precondition(lambda self: self.plan is None)
+    @rule()
+    def schedule(self) -> None:
+        plan = self.scheduler.schedule(self.now)
+        assert bool(plan.scheduled) == bool(self.scheduler.running)
+        assert sum(tokens.length for tokens in plan.scheduled) <= MAX_STEP_TOKENS
+        planned = [tokens.sequence for tokens in plan.scheduled]
+        assert len(set(planned)) == len(planned)
+        for tokens in plan.scheduled:
+            assert tokens.start == tokens.sequence.computed_tokens
+            assert tokens.samples == (tokens.start + tokens.length == tokens.sequence.total_tokens)
+        for sequence in self.scheduler.running:
+            if sequence.pending_tokens == 1:
+                assert sequence in planned
+        self.plan = plan
+
+    @precondition(lambda self: self.plan is not None)
+    @rule(data=st.data())
+    def update(self, data: st.DataObject) -> None:
+        assert self.plan is not None
+        drawn = [data.draw(st.sampled_from([EOS, 2, 2, 2, 2, None])) for _ in self.plan.sampled]
+        live = [not sequence.ended for sequence in self.plan.sampled]
+        before = [len(sequence.output_token_ids) for sequence in self.plan.sampled]
+        self.scheduler.update(self.plan, drawn, self.now)
+        for sequence, token_id, was_live, length in zip(self.plan.sampled, drawn, live, before, strict=True):
+            grown = was_live and token_id is not None
+            assert len(sequence.output_token_ids) == length + grown
+            if was_live and token_id is None:
+                assert isinstance(sequence.failure, NumericalError)
+        self.plan = None
+
+    @rule(sequence=consumes(sequences))
+    def abort(self, sequence: Sequence) -> None:
+        was_live = not sequence.ended
+        assert (self.scheduler.abort(sequence.request_id, GenerationCancelled()) is not None) == was_live
+        assert sequence.ended
+
+    @rule(passed=st.integers(1, 20))
+    def expire(self, passed: int) -> None:
+        self.now += passed
+        for sequence in self.scheduler.expire(self.now):
+            assert isinstance(sequence.failure, DeadlineExceeded)
+        for sequence in (*self.scheduler.waiting, *self.scheduler.running):
+            deadline = sequence.request.envelope.deadline_unix_ns
+            assert deadline is None or deadline > self.now
+
+    @rule()
+    def release(self) -> None:
+        self.released += self.scheduler.take_released()
+
+    @invariant()
+    def everything_is_in_one_place(self) -> None:
+        waiting, running = self.scheduler.waiting, self.scheduler.running
+        self.ever_running.update(running)
+        live = {*waiting, *running}
+        assert len(live) == len(waiting) + len(running)
+        assert live == {sequence for sequence in self.added if not sequence.ended}
+        assert all((sequence.finish is None) or (sequence.failure is None) for sequence in self.added)
+
+    @invariant()
+    def reservations_are_those_of_the_running(self) -> None:
+        running = self.scheduler.running
+        assert len(running) <= MAX_RUNNING
+        assert self.cache.used_tokens == sum(sequence.reserved_tokens for sequence in running) <= CAPACITY_TOKENS
+        assert all(sequence.total_tokens <= sequence.reserved_tokens for sequence in running)
+
+    @invariant()
+    def nobody_waits_without_need(self) -> None:
+        if self.scheduler.waiting:
+            head = min(self.scheduler.waiting, key=lambda sequence: sequence.order)
+            assert len(self.scheduler.running) == MAX_RUNNING or not self.cache.can_allocate(head)
+
+    def teardown(self) -> None:
+        if self.plan is not None:
+            self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
+        steps = 0
+        while (plan := self.scheduler.schedule(self.now)).scheduled:
+            self.scheduler.update(plan, [2] * len(plan.sampled), self.now)
+            self.everything_is_in_one_place()
+            steps += 1
+            assert steps <= sum(sequence.reserved_tokens for sequence in self.added)
+        self.released += self.scheduler.take_released()
+        assert all(sequence.ended for sequence in self.added)
+        assert self.scheduler.waiting == self.scheduler.running == ()
+        assert self.cache.used_tokens == 0
+        # Each sequence that held memory gave it back exactly once.
+        assert len(self.released) == len(set(self.released))
+        assert set(self.released) == self.ever_running
+
+
+TestSchedulerWorkload = SchedulerWorkload.TestCase
+TestSchedulerWorkload.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
+from qwire.engine.sequence import Sequence
+from qwire.engine.stream import TokenStream
+
+FINISH = Finish(FinishReason.LENGTH, Timings(1, 2, 3, 4))
+
+
+@pytest.fixture
+def stream(make_sequence: Callable[..., Sequence]) -> TokenStream:
+    return TokenStream(make_sequence())
+
+
+async def test_a_waiting_consumer_gets_the_token_at_once(stream: TokenStream) -> None:
+    taken = asyncio.create_task(stream.next())
+    await asyncio.sleep(0)
+    assert not taken.done()
+    stream.put(7, None)
+    assert (await taken).token_ids == (7,)
+
+
+async def test_tokens_that_came_meanwhile_are_one_chunk(stream: TokenStream) -> None:
+    for token_id in (1, 2):
+        stream.put(token_id, None)
+    assert (await stream.next()).token_ids == (1, 2)
+    stream.put(3, None)
+    stream.put(4, FINISH)
+    assert await stream.next() == TokenChunk((3, 4), FINISH)
+
+
+async def test_a_failure_comes_after_the_tokens_and_the_first_one_stays(stream: TokenStream) -> None:
+    stream.put(1, None)
+    stream.fail(DeadlineExceeded())
+    stream.fail(EngineUnavailable())
+    assert (await stream.next()).token_ids == (1,)
+    for _ in range(2):
+        with pytest.raises(DeadlineExceeded):
+            await stream.next()
+
+
+async def test_the_first_chunk_has_the_timings_so_far(stream: TokenStream) -> None:
+    stream.sequence.scheduled_unix_ns = stream.sequence.arrived_unix_ns + 5
+    stream.sequence.append(1, stream.sequence.arrived_unix_ns + 9)
+    stream.put(1, None)
+    timings = (await stream.next()).timings
+    assert timings is not None
+    stations = (timings.arrived_unix_ns, timings.scheduled_unix_ns, timings.first_token_unix_ns)
+    assert [station - timings.arrived_unix_ns for station in stations] == [0, 5, 9]
+    assert timings.finished_unix_ns > timings.first_token_unix_ns
+    stream.put(2, None)
+    assert (await stream.next()).timings is None
