@@ -1,0 +1,70 @@
+"""What a generation says, in text: started, deltas, finished."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from qwire.engine.chunk import Timings
+from qwire.engine.request import SamplingParams, StopParams
+
+
+class EndReason(Enum):
+    """Why a generation ended well."""
+
+    END_OF_TURN = "end_of_turn"
+    STOP_STRING = "stop_string"
+    STOP_TOKEN = "stop_token"  # noqa: S105 - a reason, not a secret
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The generation was accepted.
+
+    Attributes:
+        prompt_tokens: Tokens of the prompt.
+        sampling: The sampling in force, seed included.
+        stop: The stop parameters in force.
+        stop_strings: The stop strings in force.
+    """
+
+    prompt_tokens: int
+    sampling: SamplingParams
+    stop: StopParams
+    stop_strings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Output since the last delta: never cumulative. The text may lag behind the tokens, never run ahead."""
+
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The generation ended well.
+
+    Attributes:
+        reason: Why.
+        timings: When it passed its stations in the engine.
+        prompt_tokens: Tokens of the prompt.
+        output_tokens: Tokens of the output, resumed ones and the ending one included.
+        cached_prompt_tokens: Prompt tokens whose computation was reused.
+        stop_string: What matched, for STOP_STRING.
+        stop_token_id: What was drawn, for END_OF_TURN and STOP_TOKEN.
+    """
+
+    reason: EndReason
+    timings: Timings
+    prompt_tokens: int
+    output_tokens: int
+    cached_prompt_tokens: int = 0
+    stop_string: str | None = None
+    stop_token_id: int | None = None
+
+
+GenerationEvent = Started | Delta | Finished
+"""`Started` once, then `Delta`s, then `Finished` once; a generation that fails raises instead."""
