@@ -1,0 +1,162 @@
+"""The gRPC server: its services, its limits, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import grpc.aio
+from grpc_health.v1 import health_pb2_grpc
+
+from qwire.rpc.batch import BatchService
+from qwire.rpc.config import ServerConfig, TLSConfig
+from qwire.rpc.generate import GenerateService
+from qwire.rpc.guard import CallGuard
+from qwire.rpc.health import HealthService
+from qwire.rpc.models import ModelService
+from qwire.rpc.monitor import HealthMonitor
+from qwire.rpc.open_calls import OpenCalls
+from qwire.rpc.reflection import add_reflection
+from qwire.rpc.registry import ModelRegistry
+from qwire.rpc.standard_health import StandardHealth
+from qwire.rpc.tracing import TracingInterceptor
+from qwire.telemetry.logging import get_logger
+from qwire.telemetry.setup import Telemetry
+from qwire.v1 import batch_pb2_grpc, generate_pb2_grpc, model_pb2_grpc
+from qwire.v1 import health_pb2_grpc as qwire_health_pb2_grpc
+
+__all__ = ["GatewayServer", "ServerConfig"]
+
+log = get_logger(__name__)
+
+SERVICES = (
+    "qwire.v1.BatchService",
+    "qwire.v1.GenerateService",
+    "qwire.v1.HealthService",
+    "qwire.v1.ModelService",
+)
+STANDARD_HEALTH = "grpc.health.v1.Health"
+
+_FLUSH_S = 2.0
+"""How long the last statuses of ended calls may take to reach their callers."""
+
+_CORE_MESSAGE_FACTOR = 4
+"""gRPC itself refuses messages beyond this many times the limit, with RESOURCE_EXHAUSTED but without details; from the
+limit up to here the guard refuses them and says why."""
+
+
+class GatewayServer:
+    """Serves the models of a registry.
+
+    It listens before any model is there: calls are refused with UNAVAILABLE until theirs is added to the registry.
+
+    Args:
+        registry: The models; may be filled later.
+        config: Address, TLS, limits.
+        telemetry: Where spans and measurements go; None = nowhere.
+    """
+
+    def __init__(self, registry: ModelRegistry, config: ServerConfig, telemetry: Telemetry | None = None) -> None:
+        self._config = config
+        self._open_calls = OpenCalls()
+        self._guard = CallGuard(config, self._open_calls)
+        self._draining = False
+        self._drained = asyncio.Event()
+        self.health = HealthMonitor(registry, config.health)
+        self._server = grpc.aio.server(
+            interceptors=(TracingInterceptor(telemetry or Telemetry.disabled()), self._guard),
+            options=_options(config),
+        )
+        self._add_services(registry)
+
+    @property
+    def open_streams(self) -> int:
+        """Calls that use a model and are open."""
+        return len(self._open_calls)
+
+    async def start(self) -> int:
+        """Listen, and begin to watch the models.
+
+        Returns:
+            The port.
+
+        Raises:
+            RuntimeError: The address cannot be listened on.
+            OSError: A TLS file cannot be read.
+        """
+        config = self._config
+        address = f"{config.host}:{config.port}"
+        if config.tls is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, _credentials(config.tls))
+        await self._server.start()
+        self.health.start()
+        log.info("server_started", host=config.host, port=port, tls=config.tls is not None)
+        return port
+
+    async def drain(self, grace_s: float | None = None) -> None:
+        """Say DRAINING, refuse new calls, let open ones finish, stop. A second call waits for the first.
+
+        Calls that are still open after the grace end with UNAVAILABLE; their callers may go on elsewhere.
+
+        Args:
+            grace_s: How long open calls may go on, seconds; None = `ServerConfig.drain_grace_s`.
+        """
+        if self._draining:
+            await self._drained.wait()
+            return
+        self._draining = True
+        try:
+            await self._drain(self._config.drain_grace_s if grace_s is None else grace_s)
+        finally:
+            self._drained.set()
+
+    async def _drain(self, grace_s: float) -> None:
+        log.info("server_draining", open_calls=self.open_streams, grace_s=grace_s)
+        self._guard.draining = True
+        self.health.drain()
+        if not await self._open_calls.wait_idle(grace_s):
+            log.warning("calls_evicted", calls=await self._open_calls.evict())
+        await self.health.close()
+        await self._server.stop(_FLUSH_S)
+        log.info("server_stopped")
+
+    def _add_services(self, registry: ModelRegistry) -> None:
+        server, health = self._server, self.health
+        generate_pb2_grpc.add_GenerateServiceServicer_to_server(GenerateService(registry, health), server)
+        batch = BatchService(registry, health, self._config.batch_concurrency)
+        batch_pb2_grpc.add_BatchServiceServicer_to_server(batch, server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry), server)
+        qwire_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthService(registry, health), server)
+        health_pb2_grpc.add_HealthServicer_to_server(StandardHealth(health, SERVICES), server)
+        add_reflection(server, (*SERVICES, STANDARD_HEALTH))
+
+
+def _credentials(tls: TLSConfig) -> grpc.ServerCredentials:
+    client_ca = None if tls.client_ca is None else tls.client_ca.read_bytes()
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.certificate.read_bytes())],
+        root_certificates=client_ca,
+        require_client_auth=client_ca is not None,
+    )
+
+
+def _options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.so_reuseport", int(config.reuse_port)),
+        ("grpc.max_receive_message_length", config.max_message_bytes * _CORE_MESSAGE_FACTOR),
+        ("grpc.max_metadata_size", config.max_metadata_bytes),
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        ("grpc.keepalive_time_ms", _ms(config.keepalive_time_s)),
+        ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_s)),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _ms(config.min_ping_interval_s)),
+        ("grpc.max_connection_idle_ms", _ms(config.max_connection_idle_s)),
+        ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s)),
+        # No call lasts longer than this, so none is cut.
+        ("grpc.max_connection_age_grace_ms", _ms(config.max_deadline_s)),
+    )
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)

@@ -1,0 +1,179 @@
+"""The one table from our errors to gRPC statuses with google.rpc details."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from qwire.engine import errors as engine
+from qwire.rpc import errors as rpc
+
+DOMAIN = "qwire.v1"
+DETAILS_KEY = "grpc-status-details-bin"
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+
+MAX_VIOLATIONS = 16
+"""Field violations told of in one status: trailers have to stay below 8 KiB. The message says how many there are."""
+
+_MAX_MODEL_CHARACTERS = 128
+
+Trailers = tuple[tuple[str, str | bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What one error becomes on the wire."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    violations: tuple[rpc.FieldViolation, ...] = ()
+    retry_after_s: float | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def _invalid_fields(error: rpc.InvalidFields) -> _Fault:
+    violations = error.violations
+    reasons = {violation.reason for violation in violations}
+    reason = reasons.pop() if len(reasons) == 1 else rpc.FieldReason.INVALID
+    first, *others = violations
+    told = f"{len(violations)} fields are at fault" if others else _sentence(first)
+    if len(violations) > MAX_VIOLATIONS:
+        told = f"{told}, the first {MAX_VIOLATIONS} are listed"
+    return _Fault(grpc.StatusCode.INVALID_ARGUMENT, reason.value, told, violations[:MAX_VIOLATIONS])
+
+
+def _invalid_request(reason: rpc.FieldReason) -> Callable[[engine.InvalidRequest], _Fault]:
+    def fault(error: engine.InvalidRequest) -> _Fault:
+        return _invalid_fields(rpc.InvalidFields((rpc.FieldViolation(error.field, error.description, reason),)))
+
+    return fault
+
+
+def _sentence(violation: rpc.FieldViolation) -> str:
+    return f"{violation.field}: {violation.description}"
+
+
+def _model_not_found(error: rpc.ModelNotFound) -> _Fault:
+    # An id of any length may have been asked for; only a plausible one is worth its place in the trailers.
+    metadata = {"model": error.model_id} if len(error.model_id) <= _MAX_MODEL_CHARACTERS else {}
+    return _Fault(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "no such model is served", metadata=metadata)
+
+
+def _message_too_large(error: rpc.MessageTooLarge) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "MESSAGE_TOO_LARGE",
+        f"the message has {error.size_bytes} bytes, {error.limit_bytes} are allowed",
+        metadata={"size_bytes": str(error.size_bytes), "limit_bytes": str(error.limit_bytes)},
+    )
+
+
+def _capacity(error: engine.CapacityExceeded) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "CAPACITY",
+        f"prompt and output need {error.needed_tokens} tokens of KV cache; the model has {error.capacity_tokens}",
+        metadata={"needed_tokens": str(error.needed_tokens), "capacity_tokens": str(error.capacity_tokens)},
+    )
+
+
+def _fixed(code: grpc.StatusCode, reason: str, message: str) -> Callable[[BaseException], _Fault]:
+    fault = _Fault(code, reason, message)
+    return lambda _: fault
+
+
+def _retryable(code: grpc.StatusCode, reason: str, message: str) -> Callable[[Any], _Fault]:
+    return lambda error: _Fault(code, reason, message, retry_after_s=error.retry_after_s or rpc.RETRY_AFTER_S)
+
+
+_Code = grpc.StatusCode
+_INTERNAL = _Fault(_Code.INTERNAL, "INTERNAL", "internal error")
+_DEADLINE = _fixed(_Code.DEADLINE_EXCEEDED, "DEADLINE", "the deadline passed before the generation ended")
+
+_TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
+    rpc.InvalidFields: _invalid_fields,
+    rpc.MalformedMessage: _fixed(
+        _Code.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the bytes are not a message of this method's request type"
+    ),
+    rpc.MessageTooLarge: _message_too_large,
+    rpc.ModelNotFound: _model_not_found,
+    rpc.ServiceNotFound: _fixed(_Code.NOT_FOUND, "SERVICE_NOT_FOUND", "no such service"),
+    rpc.ModelNotReady: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model is not ready yet"),
+    rpc.Draining: _retryable(_Code.UNAVAILABLE, "DRAINING", "this server is draining"),
+    engine.ContextLengthExceeded: _invalid_request(rpc.FieldReason.CONTEXT_LENGTH),
+    engine.InvalidRequest: _invalid_request(rpc.FieldReason.INVALID),
+    engine.CapacityExceeded: _capacity,
+    engine.QueueFull: _retryable(_Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the model's waiting queue is full"),
+    engine.DeadlineExceeded: _DEADLINE,
+    TimeoutError: _DEADLINE,
+    engine.GenerationCancelled: _fixed(_Code.CANCELLED, "CANCELLED", "the generation was cancelled by its id"),
+    engine.NumericalError: _fixed(_Code.INTERNAL, "NUMERICAL", "the model's logits were not finite"),
+    engine.EngineUnavailable: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model cannot answer at the moment"),
+}
+
+
+def is_mapped(error: BaseException) -> bool:
+    """Whether the table knows the error; one that it does not know is a defect of the server and worth a log line."""
+    return any(base in _TABLE for base in type(error).__mro__)
+
+
+def status_of(error: BaseException, *, generation_id: str = "") -> Status:
+    """Return the status that an error ends its call, or its batch item, with.
+
+    Args:
+        error: What was raised. Its text never reaches the status unless it is one of ours, made for callers.
+        generation_id: The generation that failed; empty = none.
+    """
+    fault = next((_TABLE[base](error) for base in type(error).__mro__ if base in _TABLE), _INTERNAL)
+    metadata = dict(fault.metadata)
+    if generation_id:
+        metadata["generation_id"] = generation_id
+    details: list[Message] = [ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=metadata)]
+    if fault.violations:
+        details.append(BadRequest(field_violations=[_violation(one) for one in fault.violations]))
+    if fault.retry_after_s is not None:
+        details.append(RetryInfo(retry_delay=_duration(fault.retry_after_s)))
+    status = Status(code=fault.code.value[0], message=fault.message)
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def trailers_of(status: Status) -> Trailers:
+    """Return the trailing metadata that carries a status's details, and the time to wait for gRPC's own retries."""
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    for detail in status.details:
+        retry = RetryInfo()
+        if detail.Unpack(retry):
+            delay = retry.retry_delay
+            trailers.append((PUSHBACK_KEY, str(delay.seconds * 1000 + delay.nanos // 1_000_000)))
+    return tuple(trailers)
+
+
+def code_of(status: Status) -> grpc.StatusCode:
+    """Return the gRPC code of a status."""
+    return _CODES[status.code]
+
+
+_CODES: Mapping[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _violation(violation: rpc.FieldViolation) -> BadRequest.FieldViolation:
+    return BadRequest.FieldViolation(
+        field=violation.field, description=violation.description, reason=violation.reason.value
+    )
+
+
+def _duration(seconds: float) -> Duration:
+    return Duration(seconds=int(seconds), nanos=int(seconds % 1 * 1_000_000_000))
