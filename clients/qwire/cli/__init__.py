@@ -1,0 +1,1 @@
+"""The `qwire` command: a client for people."""

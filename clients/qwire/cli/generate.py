@@ -1,0 +1,73 @@
+"""`qwire generate`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from qwire.cli.connection import SERVER, ModelId, Server, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.interrupt import cancelled_by_interrupt
+from qwire.cli.output import write_answer, write_json
+from qwire.cli.stopwatch import Stopwatch
+from qwire.client import GenerationOptions
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
+    *,
+    model: ModelId = "",
+    system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the most likely tokens up to this probability.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 = all.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="End where this text appears; may be repeated.")] = None,
+    timeout: Timeout = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Write the whole generation as JSON, at its end.")] = False,
+    stats: Annotated[bool, typer.Option("--stats", help="Write tokens and times to standard error.")] = False,
+    server: Server = SERVER,
+    tls: Tls = False,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
+    """Generate an answer and stream it to standard output.
+
+    Whatever is left out is the model's own default. Ctrl-C cancels the generation on the server and exits with 130.
+    Exit codes: 0 = done, 1 = the call failed, 2 = wrong usage.
+    """
+    text = _read_standard_input() if prompt == "-" else prompt
+    options = GenerationOptions(
+        model=model,
+        system=system,
+        max_output_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        seed=seed,
+        stop_strings=stop,
+    )
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+        stopwatch = Stopwatch()
+        with cancelled_by_interrupt(lambda: client.stream(text, timeout_s=timeout, **options)) as stream:
+            pieces = stopwatch.watch(stream.text_stream)
+            if not as_json:
+                write_answer(pieces)
+            else:
+                for _ in pieces:
+                    pass
+            generation = stream.generation()
+    if as_json:
+        write_json(generation)
+    if stats:
+        typer.echo(stopwatch.describe(generation), err=True)
+
+
+def _read_standard_input() -> str:
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(f"standard input is not UTF-8: {error.reason} at byte {error.start}") from None

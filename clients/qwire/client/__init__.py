@@ -1,0 +1,120 @@
+"""The client of qwire: generate text with Qwen models over gRPC, blocking (`Client`) or with asyncio (`AsyncClient`).
+
+Example:
+    from qwire.client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        with client.stream("Write a haiku about rivers", temperature=0) as stream:
+            for text in stream.text_stream:
+                print(text, end="", flush=True)
+
+`qwire.client.testing` has a server for the tests of your own program.
+"""
+
+from qwire.client.aio import AsyncClient
+from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
+from qwire.client.batch import BatchFinished, BatchResult
+from qwire.client.channel import DEFAULT_TARGET
+from qwire.client.errors import (
+    Cancelled,
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    FieldViolation,
+    InvalidRequest,
+    LimitExceeded,
+    ModelNotFound,
+    Overloaded,
+    QwireError,
+    ServerError,
+    StreamBroken,
+    StreamTruncated,
+    Unavailable,
+    Unsupported,
+)
+from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
+from qwire.client.health import Health, HealthCheck, HealthCheckKind, ModelHealth, Probe, ServingState
+from qwire.client.model import Model, ModelCapabilities, ModelLimits, Quantization, QuantizationMethod, TokenCount
+from qwire.client.options import ClientOptions, KeepaliveOptions, RetryOptions, TLSOptions
+from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
+from qwire.client.result import (
+    Channel,
+    Delta,
+    Finished,
+    FinishReason,
+    Generation,
+    StreamEvent,
+    TokenAlternative,
+    TokenInfo,
+    ToolCall,
+)
+from qwire.client.started import Sampling, Started, Stop
+from qwire.client.stream import BatchStream, GenerationStream, HealthStream
+from qwire.client.sync import Client
+from qwire.client.usage import Timings, Usage
+
+__all__ = [
+    "DEFAULT_TARGET",
+    "AsyncBatchStream",
+    "AsyncClient",
+    "AsyncGenerationStream",
+    "AsyncHealthStream",
+    "BatchFinished",
+    "BatchItem",
+    "BatchResult",
+    "BatchStream",
+    "Cancelled",
+    "Channel",
+    "ChatMessage",
+    "Client",
+    "ClientOptions",
+    "ContextLengthExceeded",
+    "DeadlineExceeded",
+    "Delta",
+    "FieldViolation",
+    "FinishReason",
+    "Finished",
+    "Generation",
+    "GenerationOptions",
+    "GenerationStream",
+    "Health",
+    "HealthCheck",
+    "HealthCheckKind",
+    "HealthStream",
+    "InvalidRequest",
+    "KeepaliveOptions",
+    "LimitExceeded",
+    "Message",
+    "Model",
+    "ModelCapabilities",
+    "ModelHealth",
+    "ModelLimits",
+    "ModelNotFound",
+    "Overloaded",
+    "Priority",
+    "Probe",
+    "Prompt",
+    "Quantization",
+    "QuantizationMethod",
+    "QwireError",
+    "RetryOptions",
+    "Role",
+    "Sampling",
+    "ServerError",
+    "ServingState",
+    "Started",
+    "Stop",
+    "StreamBroken",
+    "StreamEvent",
+    "StreamTruncated",
+    "TLSOptions",
+    "TextPrompt",
+    "Timings",
+    "TokenAlternative",
+    "TokenCount",
+    "TokenInfo",
+    "TokenPrompt",
+    "ToolCall",
+    "Unavailable",
+    "Unsupported",
+    "Usage",
+]

@@ -1,0 +1,180 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Self, TypeVar, Unpack
+
+import grpc
+import grpc.aio
+
+from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
+from qwire.client.batch import BatchResult
+from qwire.client.channel import DEFAULT_TARGET, open_aio_channel
+from qwire.client.generation_options import BatchItem, GenerationOptions
+from qwire.client.health import Health, Probe
+from qwire.client.model import Model, TokenCount
+from qwire.client.options import ClientOptions, deadline
+from qwire.client.prompt import Prompt
+from qwire.client.request import batch_items, count_request, generation_spec
+from qwire.client.result import Generation
+from qwire.client.status import error_from_rpc
+from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
+from qwire.v1.batch_pb2_grpc import BatchServiceStub
+from qwire.v1.generate_pb2_grpc import GenerateServiceStub
+from qwire.v1.health_pb2_grpc import HealthServiceStub
+from qwire.v1.model_pb2_grpc import ModelServiceStub
+
+RequestT = TypeVar("RequestT")
+ResponseT = TypeVar("ResponseT")
+
+
+class AsyncClient:
+    """Talks to a qwire server; belongs to the event loop that runs when it is made. `Client` is the same, blocking.
+
+    Every method raises the typed errors of `qwire.client.errors`. `timeout_s` is in seconds, above 0; None takes the
+    default of `ClientOptions`, `math.inf` means no limit.
+
+    Args:
+        target: Where the server is: `host:port`, or any gRPC target such as `dns:///qwire:50051`.
+        options: How to connect. None = all defaults.
+
+    Raises:
+        ValueError: The target is empty, or a timeout is not above 0.
+        RuntimeError: A closed client is used, or no event loop runs where one is made.
+
+    Example:
+        async with AsyncClient("127.0.0.1:50051") as client:
+            print((await client.generate("Name three rivers", max_output_tokens=64)).text)
+    """
+
+    def __init__(self, target: str = DEFAULT_TARGET, options: ClientOptions | None = None) -> None:
+        self._options = options or ClientOptions()
+        self._closed = False
+        asyncio.get_running_loop()  # fails here rather than, less clearly, in the first call
+        self._channel = open_aio_channel(target, self._options)
+        self._generate = GenerateServiceStub(self._channel)
+        self._batch = BatchServiceStub(self._channel)
+        self._model = ModelServiceStub(self._channel)
+        self._health = HealthServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; open calls end as Cancelled. Idempotent."""
+        self._closed = True
+        await self._channel.close()
+
+    async def generate(
+        self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> Generation:
+        """Return a whole generation."""
+        request = generate_pb2.GenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
+        response = await _call(self._generate.Generate, request, self._deadline(timeout_s, self._options.timeout_s))
+        return Generation.from_proto(response.generation)
+
+    def stream(
+        self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+    ) -> AsyncGenerationStream:
+        """Start a generation and return its stream of events."""
+        request = generate_pb2.StreamGenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
+        timeout = self._deadline(timeout_s, self._options.timeout_s)
+        return AsyncGenerationStream(self._generate.StreamGenerate(request, timeout=timeout))
+
+    async def batch(
+        self,
+        items: Iterable[Prompt | BatchItem],
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> tuple[BatchResult, ...]:
+        """Run 1 to 256 generations and return every outcome, in the order of the items.
+
+        An item that failed does not raise: `BatchResult.unwrap` does. `options` hold for items without their own.
+        """
+        request = batch_pb2.BatchGenerateRequest(items=batch_items(items, self._with_model(options)))
+        response = await _call(self._batch.BatchGenerate, request, self._deadline(timeout_s, self._options.timeout_s))
+        return tuple(map(BatchResult.from_proto, response.results))
+
+    def stream_batch(
+        self,
+        items: Iterable[Prompt | BatchItem],
+        *,
+        timeout_s: float | None = None,
+        **options: Unpack[GenerationOptions],
+    ) -> AsyncBatchStream:
+        """Run 1 to 256 generations and return the stream of their outcomes, in the order of landing."""
+        request = batch_pb2.StreamBatchGenerateRequest(items=batch_items(items, self._with_model(options)))
+        timeout = self._deadline(timeout_s, self._options.timeout_s)
+        return AsyncBatchStream(self._batch.StreamBatchGenerate(request, timeout=timeout))
+
+    async def count_tokens(
+        self, prompt: Prompt, *, model: str = "", system: str | None = None, timeout_s: float | None = None
+    ) -> TokenCount:
+        """Return how many tokens a prompt has, chat template included, without running the model."""
+        request = count_request(prompt, model or self._options.model, system)
+        return TokenCount.from_proto(await _call(self._generate.CountTokens, request, self._control(timeout_s)))
+
+    async def cancel(self, generation_id: str, *, timeout_s: float | None = None) -> bool:
+        """End a generation, whoever started it; its own call raises Cancelled. False = no such one waits or runs."""
+        request = generate_pb2.CancelGenerationRequest(generation_id=generation_id)
+        response = await _call(self._generate.CancelGeneration, request, self._control(timeout_s))
+        return response.outcome == generate_pb2.CANCEL_OUTCOME_CANCELLED
+
+    async def models(self, *, timeout_s: float | None = None) -> tuple[Model, ...]:
+        """Return every served model, ordered by id."""
+        response = await _call(self._model.ListModels, model_pb2.ListModelsRequest(), self._control(timeout_s))
+        return tuple(map(Model.from_proto, response.models))
+
+    async def model(self, model: str, *, timeout_s: float | None = None) -> Model:
+        """Return one served model, or raise ModelNotFound."""
+        response = await _call(self._model.GetModel, model_pb2.GetModelRequest(model=model), self._control(timeout_s))
+        return Model.from_proto(response.model)
+
+    async def health(self, model: str = "", *, timeout_s: float | None = None) -> Health:
+        """Return the present state of all models, or of one."""
+        request = health_pb2.GetServingStateRequest(model=model)
+        return Health.from_proto((await _call(self._health.GetServingState, request, self._control(timeout_s))).status)
+
+    def watch_health(self, model: str = "", *, timeout_s: float | None = None) -> AsyncHealthStream:
+        """Return a stream of the present state and every change of it. `timeout_s` None = no limit."""
+        request = health_pb2.WatchServingStateRequest(model=model)
+        return AsyncHealthStream(self._health.WatchServingState(request, timeout=self._deadline(timeout_s)))
+
+    async def probe(self, model: str = "", *, timeout_s: float | None = None) -> Probe:
+        """Have a model generate one real token; raise the error that it meets. Empty = the only served model."""
+        request = health_pb2.ProbeModelRequest(model=model or self._options.model)
+        return Probe.from_proto(await _call(self._health.ProbeModel, request, self._control(timeout_s)))
+
+    def _with_model(self, options: GenerationOptions) -> GenerationOptions:
+        return {"model": self._options.model, **options}
+
+    def _deadline(self, timeout_s: float | None, default_s: float = math.inf) -> float | None:
+        if self._closed:  # gRPC itself may crash the process where a closed channel is used
+            raise RuntimeError("the client is closed")
+        return deadline(timeout_s, default_s)
+
+    def _control(self, timeout_s: float | None) -> float | None:
+        return self._deadline(timeout_s, self._options.control_timeout_s)
+
+
+async def _call(
+    method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT, timeout_s: float | None
+) -> ResponseT:
+    call = method(request, timeout=timeout_s)
+    try:
+        return await call
+    except grpc.RpcError as error:
+        raise error_from_rpc(error) from error
+    except asyncio.CancelledError:
+        call.cancel()
+        raise

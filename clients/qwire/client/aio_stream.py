@@ -1,0 +1,147 @@
+"""Streams of the asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar, cast
+
+import grpc
+import grpc.aio
+
+from qwire.client.batch import BatchFinished, BatchResult
+from qwire.client.errors import Cancelled, QwireError
+from qwire.client.health import Health
+from qwire.client.reader import BatchReader, GenerationReader, HealthReader, Reader
+from qwire.client.result import Channel, Delta, Generation, StreamEvent
+from qwire.client.started import Started
+from qwire.client.status import error_from_rpc
+from qwire.v1 import batch_pb2, generate_pb2, health_pb2
+
+ResponseT = TypeVar("ResponseT")
+EventT = TypeVar("EventT")
+
+
+class AsyncEventStream(Generic[ResponseT, EventT]):
+    """Iterates over the events of one call. Leaving the `async with` block, or `cancel`, ends the call.
+
+    Iteration raises the typed error of the call where it fails; what came before stays valid as what it is, a part.
+    Cancelling the task that iterates ends the call too.
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, ResponseT], reader: Reader[ResponseT, EventT]) -> None:
+        self._call = call
+        self._reader = reader
+        self._failure: QwireError | None = None
+        self._cancelled = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> EventT:
+        if self._failure is not None:
+            raise self._failure
+        try:
+            response = await self._read()
+            if response is grpc.aio.EOF:
+                self._reader.end()
+                raise StopAsyncIteration
+            return self._reader.read(cast("ResponseT", response))
+        except QwireError as error:
+            self._failure = error
+            self._call.cancel()
+            raise
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """End the call: the server stops decoding within two steps. Iteration then raises Cancelled. Idempotent."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def _read(self) -> object:
+        try:
+            return await self._call.read()
+        except grpc.RpcError as error:
+            raise error_from_rpc(error, self._reader.generation_id) from error
+        except asyncio.CancelledError:
+            # gRPC raises the same error for a call that `cancel` ended as for a task that someone cancels.
+            task = asyncio.current_task()
+            if self._cancelled and not (task and task.cancelling()):
+                raise Cancelled(
+                    "cancelled by this client",
+                    code=grpc.StatusCode.CANCELLED,
+                    generation_id=self._reader.generation_id,
+                ) from None
+            self._call.cancel()
+            raise
+
+
+class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):
+    """A generation as it comes: `Started`, then `Delta`s, then `Finished`.
+
+    Example:
+        async with client.stream("Name three rivers") as stream:
+            async for text in stream.text_stream:
+                print(text, end="", flush=True)
+            print((await stream.generation()).usage)
+    """
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, generate_pb2.StreamGenerateResponse]) -> None:
+        self._generation = GenerationReader()
+        super().__init__(call, self._generation)
+
+    @property
+    def started(self) -> Started | None:
+        """What the server decided; None before the first event has been read."""
+        return self._generation.started
+
+    @property
+    def text(self) -> str:
+        """The answer so far."""
+        return self._generation.text
+
+    @property
+    async def text_stream(self) -> AsyncIterator[str]:
+        """The pieces of the answer, thinking left out, none empty; ends where the generation ends well."""
+        async for event in self:
+            if isinstance(event, Delta) and event.channel is Channel.TEXT and event.text:
+                yield event.text
+
+    async def generation(self) -> Generation:
+        """Read what is left of the stream and return the whole generation."""
+        async for _ in self:
+            pass
+        return self._generation.generation()
+
+
+class AsyncBatchStream(AsyncEventStream[batch_pb2.StreamBatchGenerateResponse, BatchResult | None]):
+    """The results of a batch, in the order of landing. One that failed does not end the stream: see `BatchResult`."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, batch_pb2.StreamBatchGenerateResponse]) -> None:
+        self._batch = BatchReader()
+        super().__init__(call, self._batch)
+
+    async def __anext__(self) -> BatchResult:
+        while (result := await super().__anext__()) is None:
+            pass
+        return result
+
+    @property
+    def finished(self) -> BatchFinished | None:
+        """The total; None before the stream has ended."""
+        return self._batch.finished
+
+
+class AsyncHealthStream(AsyncEventStream[health_pb2.WatchServingStateResponse, Health]):
+    """The present state, then every change of it. Ends when the server ends it, normally never."""
+
+    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, health_pb2.WatchServingStateResponse]) -> None:
+        super().__init__(call, HealthReader())

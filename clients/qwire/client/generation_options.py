@@ -1,0 +1,90 @@
+"""How to generate: the options of one generation, and one generation of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TypedDict
+
+from qwire.client.prompt import Prompt
+
+
+class Priority(Enum):
+    """Which generation goes first when the model is busy. A running one is never stopped for another one's sake."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
+class GenerationOptions(TypedDict, total=False):
+    """How to generate. Whatever is left out, or None, is the model's own default; zero means zero."""
+
+    model: str
+    """The id of a served model. Default: `ClientOptions.model`."""
+
+    system: str | None
+    """Instructions for the whole conversation, put before its messages. Not with TextPrompt or TokenPrompt."""
+
+    temperature: float | None
+    """Divides the logits. Range [0, 10]. 0 = greedy: the most likely token."""
+
+    top_k: int | None
+    """Keep only the k most likely tokens. 0 = off."""
+
+    top_p: float | None
+    """Keep the smallest set of most likely tokens whose probability reaches this. Range (0, 1]; 1 = off."""
+
+    min_p: float | None
+    """Drop tokens less likely than this times the most likely one. Range [0, 1]; 0 = off."""
+
+    repetition_penalty: float | None
+    """Makes tokens of prompt and output less likely. Range (0, 10]; 1 = off."""
+
+    presence_penalty: float | None
+    """Subtracted from the logit of each token that occurs in the output. Range [-2, 2]; 0 = off."""
+
+    frequency_penalty: float | None
+    """The same, once per occurrence. Range [-2, 2]; 0 = off."""
+
+    seed: int | None
+    """The same request with the same seed gives the same tokens. Range [0, 2**64). Default: the server draws one and
+    reports it in `Started.sampling`."""
+
+    max_output_tokens: int | None
+    """The most tokens to generate. Range [1, `Model.limits.max_output_tokens`]."""
+
+    min_output_tokens: int | None
+    """Nothing ends the output before this many tokens. Range [0, max_output_tokens]; default 0."""
+
+    stop_strings: Sequence[str] | None
+    """Ends the output where one of these appears; the match is not part of the text. At most 16, of 1 to 256
+    characters."""
+
+    stop_token_ids: Sequence[int] | None
+    """Ends the output after one of these tokens. At most 64."""
+
+    ignore_eos: bool | None
+    """Go on after the model's end-of-sequence token. Default False."""
+
+    token_info: bool | None
+    """Report one `TokenInfo` per output token. Default True."""
+
+    priority: Priority | None
+    """Which generation goes first when the model is busy. Default `Priority.NORMAL`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchItem:
+    """One generation of a batch.
+
+    Attributes:
+        prompt: What to continue.
+        id: Names the item within its batch: 1 to 64 characters, each id once. Empty = its position, from "0".
+        options: How to generate; each replaces the batch's own option of that name.
+    """
+
+    prompt: Prompt
+    id: str = ""
+    options: GenerationOptions = field(default_factory=GenerationOptions)

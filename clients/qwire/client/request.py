@@ -1,0 +1,182 @@
+"""Builds the request messages: pure functions that both clients share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from google.protobuf.message import Message as ProtoMessage
+
+from qwire.client.errors import InvalidRequest
+from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
+from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
+from qwire.v1 import batch_pb2, generate_pb2, types_pb2
+
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+)
+_STOP = ("max_output_tokens", "min_output_tokens", "stop_strings", "stop_token_ids", "ignore_eos")
+_OUTPUT = ("token_info",)
+_ROLES = {
+    Role.SYSTEM: types_pb2.ROLE_SYSTEM,
+    Role.USER: types_pb2.ROLE_USER,
+    Role.ASSISTANT: types_pb2.ROLE_ASSISTANT,
+}
+_PRIORITIES = {
+    None: types_pb2.PRIORITY_UNSPECIFIED,
+    Priority.LOW: types_pb2.PRIORITY_LOW,
+    Priority.NORMAL: types_pb2.PRIORITY_NORMAL,
+    Priority.HIGH: types_pb2.PRIORITY_HIGH,
+}
+
+
+def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spec") -> types_pb2.GenerationSpec:
+    """Build the message of one generation.
+
+    Args:
+        prompt: What to continue.
+        options: How.
+        path: Where the message stands in its request, for errors.
+
+    Raises:
+        InvalidRequest: A value cannot be sent: wrong type, or out of its field's range. What can be sent is judged by
+            the server.
+        TypeError: An option does not exist.
+    """
+    unknown = options.keys() - GenerationOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown option {min(unknown)!r}; options are {', '.join(GenerationOptions.__annotations__)}")
+    spec = types_pb2.GenerationSpec()
+    _assign(spec, path, {"model": options.get("model")})
+    _set_prompt(spec, prompt, options.get("system"), path)
+    for name, keys in (("sampling", _SAMPLING), ("stop", _STOP), ("output", _OUTPUT)):
+        values = {key: options.get(key) for key in keys}
+        if any(value is not None for value in values.values()):
+            part = cast("ProtoMessage", getattr(spec, name))
+            part.SetInParent()
+            _assign(part, f"{path}.{name}", values)
+    spec.priority = _priority(options.get("priority"), path)
+    return spec
+
+
+def count_request(prompt: Prompt, model: str, system: str | None) -> generate_pb2.CountTokensRequest:
+    """Build the message of CountTokens.
+
+    Raises:
+        InvalidRequest: As `generation_spec`; or the prompt is a TokenPrompt, whose tokens are counted already.
+    """
+    if isinstance(prompt, TokenPrompt):
+        raise InvalidRequest.of("input", "a TokenPrompt is counted already: its length is the count")
+    request = generate_pb2.CountTokensRequest()
+    _set(request, "", "model", model)
+    _set_prompt(request, prompt, system, "")
+    return request
+
+
+def batch_items(items: Iterable[Prompt | BatchItem], options: GenerationOptions) -> list[batch_pb2.BatchItem]:
+    """Build the items of a batch.
+
+    Raises:
+        InvalidRequest: As `generation_spec`; or `items` is a single string.
+        TypeError: An option does not exist.
+    """
+    if isinstance(items, str):
+        raise InvalidRequest.of("items", "a sequence of prompts is needed, got one string")
+    built: list[batch_pb2.BatchItem] = []
+    for position, given in enumerate(items):
+        item = given if isinstance(given, BatchItem) else BatchItem(given)
+        path = f"items[{position}]"
+        message = batch_pb2.BatchItem()
+        _set(message, path, "id", item.id or str(position))
+        message.spec.CopyFrom(generation_spec(item.prompt, {**options, **item.options}, f"{path}.spec"))
+        built.append(message)
+    return built
+
+
+def _set_prompt(
+    target: types_pb2.GenerationSpec | generate_pb2.CountTokensRequest, prompt: Prompt, system: str | None, path: str
+) -> None:
+    if isinstance(prompt, TextPrompt | TokenPrompt):
+        if system is not None:
+            raise InvalidRequest.of(_join(path, "chat"), "system needs a conversation, not a text or token prompt")
+        if isinstance(prompt, TextPrompt):
+            _set(target, path, "text", prompt.text)
+        elif isinstance(target, types_pb2.GenerationSpec):
+            target.tokens.SetInParent()
+            _set(target.tokens, _join(path, "tokens"), "ids", prompt.ids)
+        return
+    messages = [] if system is None else [ChatMessage(Role.SYSTEM, system)]
+    chat_path = _join(path, "chat.messages")
+    messages += _conversation(prompt, chat_path)
+    target.chat.SetInParent()
+    for position, message in enumerate(messages):
+        added = target.chat.messages.add(role=_ROLES[message.role])
+        _set(added, f"{chat_path}[{position}]", "text", message.text)
+
+
+def _conversation(prompt: str | Sequence[Message], path: str) -> list[ChatMessage]:
+    if isinstance(prompt, str):
+        return [ChatMessage(Role.USER, prompt)]
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidRequest.of(path, f"a string or a sequence of messages is needed, got {type(prompt).__name__}")
+    return [_message(message, f"{path}[{position}]") for position, message in enumerate(prompt)]
+
+
+def _message(message: Message, path: str) -> ChatMessage:
+    if isinstance(message, ChatMessage):
+        return ChatMessage(_role(message.role, path), message.text)
+    if isinstance(message, Mapping):
+        keys = set(message)
+        if keys not in ({"role", "content"}, {"role", "text"}):
+            raise InvalidRequest.of(path, f"the keys role and content (or text) are needed, got {sorted(keys)}")
+        return ChatMessage(_role(message["role"], path), message.get("content", message.get("text", "")))
+    if isinstance(message, tuple) and len(message) == 2:  # pyright: ignore[reportUnnecessaryIsInstance]  # noqa: PLR2004 - callers without a type checker; a pair
+        return ChatMessage(_role(message[0], path), message[1])
+    raise InvalidRequest.of(path, f"a ChatMessage, mapping or (role, text) is needed, got {type(message).__name__}")
+
+
+def _role(role: str | Role, path: str) -> Role:
+    try:
+        return Role(role)
+    except ValueError:
+        allowed = ", ".join(known.value for known in Role)
+        raise InvalidRequest.of(f"{path}.role", f"must be one of {allowed}; got {role!r}") from None
+
+
+def _priority(priority: Priority | None, path: str) -> types_pb2.Priority.ValueType:
+    try:
+        return _PRIORITIES[priority]
+    except (KeyError, TypeError):
+        raise InvalidRequest.of(f"{path}.priority", f"must be a Priority, got {type(priority).__name__}") from None
+
+
+def _assign(message: ProtoMessage, path: str, values: Mapping[str, Any]) -> None:
+    """Set the fields whose value is not None."""
+    for name, value in values.items():
+        if value is not None:
+            _set(message, path, name, value)
+
+
+def _set(message: ProtoMessage, path: str, name: str, value: Any) -> None:
+    """Set a field, turning protobuf's own complaints into errors that name it."""
+    field = _join(path, name)
+    try:
+        if not message.DESCRIPTOR.fields_by_name[name].is_repeated:
+            setattr(message, name, value)
+        elif isinstance(value, str | bytes) or not isinstance(value, Iterable):
+            raise InvalidRequest.of(field, f"a sequence is needed, got {type(value).__name__}")
+        else:
+            getattr(message, name).extend(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequest.of(field, f"{error} (from {type(value).__name__})") from error
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name

@@ -1,0 +1,147 @@
+"""Plays an answer as the events of a generation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from qwire.client.testing.script import Answer, Failure, words
+from qwire.client.testing.state import RunningGeneration, ServerState
+from qwire.v1 import generate_pb2, types_pb2
+
+END_OF_TURN_TOKEN_ID = 151_645
+_CANCELLED = Failure(code=grpc.StatusCode.CANCELLED, reason="CANCELLED", message="cancelled by CancelGeneration")
+
+
+class ScriptedFailure(Exception):
+    """Ends a generation with a scripted status."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+def play(
+    state: ServerState, spec: types_pb2.GenerationSpec, context: grpc.ServicerContext
+) -> Iterator[generate_pb2.StreamGenerateResponse]:
+    """Yield the events of the next answer.
+
+    Raises:
+        ScriptedFailure: Its failure, or a cancel by id.
+    """
+    answer, generation = state.next_answer(), state.begin(context)
+    began = time.monotonic()
+    started = _started(state, spec, generation)
+    sequence = 1
+    yield generate_pb2.StreamGenerateResponse(sequence=sequence, started=started)
+    deltas = _deltas(answer, spec)
+    for position, delta in enumerate(deltas):
+        if position == _last(answer, len(deltas)):
+            break
+        sequence += 2 if position == answer.skip_sequence_after else 1
+        if generation.ended.wait(answer.delay_s):
+            if generation.cancelled:
+                raise ScriptedFailure(_CANCELLED)
+            return
+        yield generate_pb2.StreamGenerateResponse(sequence=sequence, delta=delta)
+    generation.done = True
+    if answer.failure:
+        raise ScriptedFailure(answer.failure)
+    if answer.truncate_after is None:
+        finished = _finished(answer, spec, started, len(deltas), time.monotonic() - began)
+        yield generate_pb2.StreamGenerateResponse(sequence=sequence + 1, finished=finished)
+
+
+def _last(answer: Answer, deltas: int) -> int:
+    """Return how many deltas come before the end."""
+    ends = (answer.failure_after if answer.failure else None, answer.truncate_after)
+    return min((end for end in ends if end is not None), default=deltas)
+
+
+def gather(events: Iterator[generate_pb2.StreamGenerateResponse]) -> types_pb2.Generation:
+    """Return the whole generation."""
+    whole = types_pb2.Generation()
+    for event in events:
+        match event.WhichOneof("event"):
+            case "started":
+                whole.started.CopyFrom(event.started)
+            case "delta":
+                whole.tokens.extend(event.delta.tokens)
+                if event.delta.channel == types_pb2.CHANNEL_REASONING:
+                    whole.reasoning += event.delta.text
+                else:
+                    whole.text += event.delta.text
+            case _:
+                whole.finished.CopyFrom(event.finished)
+    return whole
+
+
+def prompt_tokens(message: types_pb2.GenerationSpec | generate_pb2.CountTokensRequest) -> int:
+    """Count a prompt: a token per word."""
+    if isinstance(message, types_pb2.GenerationSpec) and message.HasField("tokens"):
+        return len(message.tokens.ids)
+    texts = [message.text] if message.HasField("text") else [said.text for said in message.chat.messages]
+    return sum(len(words(text)) for text in texts)
+
+
+def _started(
+    state: ServerState, spec: types_pb2.GenerationSpec, generation: RunningGeneration
+) -> types_pb2.GenerationStarted:
+    sampling = types_pb2.SamplingOptions(
+        temperature=0.7,
+        top_k=20,
+        top_p=0.8,
+        min_p=0.0,
+        repetition_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+        seed=1,
+    )
+    sampling.MergeFrom(spec.sampling)
+    stop = types_pb2.StopOptions(max_output_tokens=512, min_output_tokens=0, ignore_eos=False)
+    stop.MergeFrom(spec.stop)
+    return types_pb2.GenerationStarted(
+        generation_id=generation.id,
+        model=spec.model or state.models[0],
+        model_revision="fake",
+        prompt_tokens=prompt_tokens(spec),
+        sampling=sampling,
+        stop=stop,
+    )
+
+
+def _deltas(answer: Answer, spec: types_pb2.GenerationSpec) -> list[generate_pb2.GenerationDelta]:
+    """Return one delta and one token per word, as many as the request allows."""
+    parts = [(types_pb2.CHANNEL_REASONING, word) for word in words(answer.reasoning)]
+    parts += [(types_pb2.CHANNEL_TEXT, word) for word in words(answer.text)]
+    wants_tokens = spec.output.token_info if spec.output.HasField("token_info") else True
+    return [
+        generate_pb2.GenerationDelta(
+            channel=channel, text=word, tokens=[types_pb2.TokenInfo(id=position)] if wants_tokens else []
+        )
+        for position, (channel, word) in enumerate(parts[: spec.stop.max_output_tokens or None])
+    ]
+
+
+def _finished(
+    answer: Answer, spec: types_pb2.GenerationSpec, started: types_pb2.GenerationStarted, deltas: int, elapsed_s: float
+) -> types_pb2.GenerationFinished:
+    thoughts = len(words(answer.reasoning))
+    cut = deltas < thoughts + len(words(answer.text)) or deltas == spec.stop.max_output_tokens
+    elapsed, nothing = Duration(), Duration()
+    elapsed.FromNanoseconds(int(elapsed_s * 1e9))
+    return types_pb2.GenerationFinished(
+        reason=types_pb2.FINISH_REASON_LENGTH if cut else types_pb2.FINISH_REASON_END_OF_TURN,
+        match=None if cut else types_pb2.StopMatch(stop_token_id=END_OF_TURN_TOKEN_ID),
+        usage=types_pb2.Usage(
+            prompt_tokens=started.prompt_tokens,
+            output_tokens=deltas if cut else deltas + 1,
+            reasoning_tokens=min(thoughts, deltas),
+        ),
+        timings=types_pb2.Timings(
+            queue=nothing, prefill=nothing, decode=elapsed, total=elapsed, time_to_first_token=nothing
+        ),
+    )
