@@ -1,0 +1,94 @@
+"""A model replica: one engine behind Ray Serve. Tokens in, tokens out; it knows no text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+from ray import serve
+
+from qwire.engine.chunk import TokenChunk
+from qwire.engine.local import LocalEngine
+from qwire.engine.protocol import EngineStats, ModelCard
+from qwire.engine.request import TokenRequest
+from qwire.models.store import ModelStore
+from qwire.serve.config import ModelSettings
+from qwire.serve.recorded_engine import RecordedEngine
+from qwire.serve.recorder import GenerationRecorder
+from qwire.telemetry.logging import get_logger
+from qwire.telemetry.setup import TelemetryConfig, configure
+
+log = get_logger(__name__)
+
+
+class ModelReplica:
+    """Loads one model and generates with it.
+
+    Args:
+        model: Which model, and how it runs.
+        cache_dir: Where model files are kept on this machine.
+        telemetry: Where spans and logs go.
+    """
+
+    async def __init__(self, model: ModelSettings, cache_dir: Path, telemetry: TelemetryConfig) -> None:
+        self._settings = model
+        self._telemetry = configure(telemetry)
+        name = serve.get_replica_context().replica_id.unique_id
+        began = time.monotonic()
+        checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
+        engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine)
+        self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
+        self._progress = _Progress(model.replicas.stall_timeout_s)
+        log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))
+
+    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
+        """Generate; tokens that come within `stream_interval_s` of a message share the next one."""
+        interval_s = self._settings.replicas.stream_interval_s
+        async with aclosing(self._engine.generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                if interval_s and chunk.finish is None:
+                    await asyncio.sleep(interval_s)
+
+    async def cancel(self, request_id: str) -> bool:
+        """End the generation of this id, if it is here."""
+        return await self._engine.cancel(request_id)
+
+    async def card(self) -> ModelCard:
+        """Return what the model is."""
+        return await self._engine.card()
+
+    async def stats(self) -> EngineStats:
+        """Return the engine's load."""
+        return await self._engine.stats()
+
+    async def check_health(self) -> None:
+        """Let Serve restart this replica when its engine is dead or stuck."""
+        self._progress.check(await self._engine.stats())
+
+    async def __del__(self) -> None:
+        """Close the engine; Serve calls this once the replica's requests are done."""
+        await self._engine.close()
+        self._telemetry.shutdown()
+
+
+class _Progress:
+    """Notices an engine that has work and takes no step."""
+
+    def __init__(self, stall_timeout_s: float) -> None:
+        self._stall_timeout_s = stall_timeout_s
+        self._steps = -1
+        self._since = time.monotonic()
+
+    def check(self, stats: EngineStats) -> None:
+        now = time.monotonic()
+        idle = stats.running == 0 and stats.waiting == 0
+        if idle or stats.steps != self._steps:
+            self._steps, self._since = stats.steps, now
+        elif now - self._since > self._stall_timeout_s:
+            msg = f"the engine has work and took no step for {now - self._since:.0f} s"
+            raise RuntimeError(msg)

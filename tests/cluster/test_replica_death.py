@@ -1,0 +1,92 @@
+"""A replica that dies in mid-stream: an honest error, an honest health, and service again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from qwire.client import AsyncClient, Unavailable
+from tests.cluster.conftest import Cluster, app_config, ready
+
+
+@pytest.fixture
+def mortal(ray_cluster: None, tiny_folders: tuple[Path, Path]) -> Generator[Cluster]:  # noqa: ARG001
+    """An application of its own, for a replica to die in."""
+    from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
+
+    cluster = Cluster(app_config({"mortal": tiny_folders[0]}), app="mortal")
+    cluster.deploy()
+    yield cluster
+    serve.delete("mortal")
+
+
+async def ask_for_ever(client: AsyncClient) -> None:
+    """Ask until it fails."""
+    while True:
+        await client.generate("late", max_output_tokens=1, timeout_s=5)
+
+
+def kill_replica() -> None:
+    """Kill the process of the only replica."""
+    import ray  # noqa: PLC0415 - as above
+
+    actors: list[Any] = ray.util.list_named_actors(all_namespaces=True)  # dictionaries, whatever its annotation says
+    (name,) = [actor["name"] for actor in actors if actor["name"].startswith("SERVE_REPLICA::mortal#model-mortal#")]
+    ray.kill(ray.get_actor(name, namespace="serve"))
+
+
+async def test_death_in_mid_stream(mortal: Cluster) -> None:
+    async with AsyncClient(mortal.target) as client:
+        await ready(client)
+        async with client.stream("endless", max_output_tokens=3000, ignore_eos=True) as stream:
+            async for _ in stream.text_stream:
+                break
+            kill_replica()
+            with pytest.raises(Unavailable) as caught:
+                await stream.generation()
+        assert caught.value.retry_after_s is not None
+        await ready(client)  # Serve replaced it, and a real token came from it
+        answer = await client.generate("back?", max_output_tokens=3, ignore_eos=True, timeout_s=60)
+        assert answer.finished.usage.output_tokens == 3
+
+
+async def test_health_watch_tells_the_death_and_the_return(mortal: Cluster) -> None:
+    import grpc.aio  # noqa: PLC0415 - beside Ray
+
+    async with grpc.aio.insecure_channel(mortal.target) as channel:
+        stub: Any = HealthStub(channel)
+        states: list[int] = []
+        killed = False
+        async for response in stub.Watch(HealthCheckRequest(service="model/mortal"), timeout=90):
+            states.append(response.status)
+            if response.status == HealthCheckResponse.SERVING:
+                if killed:
+                    break
+                kill_replica()
+                killed = True
+        assert states[-2:] == [HealthCheckResponse.NOT_SERVING, HealthCheckResponse.SERVING]
+
+
+async def test_drain_refuses_new_calls_and_finishes_open_ones(mortal: Cluster) -> None:
+    from ray import serve  # noqa: PLC0415 - as above
+
+    async with AsyncClient(mortal.target) as client, AsyncClient(mortal.target) as late:
+        await ready(client)
+        await late.health()
+        async with client.stream("endless", max_output_tokens=800, ignore_eos=True) as stream:
+            async for _ in stream.text_stream:
+                break
+            draining = asyncio.ensure_future(
+                serve.get_app_handle("mortal").broadcast("drain").results_async(timeout_s=30)
+            )
+            with pytest.raises(Unavailable):
+                await ask_for_ever(late)
+            generation = await stream.generation()
+            assert generation.finished.usage.output_tokens == 800
+        await draining
