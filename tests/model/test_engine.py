@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AttentionInterface
 
-from qwire.engine.attention import ATTENTION_NAME, ragged_attention
+from qwire.engine import transformers_decoder
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import (
     CapacityExceeded,
@@ -176,11 +175,9 @@ async def test_a_failing_step_ends_the_engine_and_tells_everybody(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    AttentionInterface.register(ATTENTION_NAME, broken)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transformers_decoder, "attend", broken)
         results = await asyncio.gather(*generations, return_exceptions=True)
-    finally:
-        AttentionInterface.register(ATTENTION_NAME, ragged_attention)
     assert [type(result) for result in results] == [EngineUnavailable] * 2
     with pytest.raises(EngineUnavailable):
         await engine.stats()

@@ -36,6 +36,8 @@ class _QuantizationMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Qu
     """bitsandbytes 4-bit NormalFloat."""
     QUANTIZATION_METHOD_FP4: _QuantizationMethod.ValueType  # 4
     """bitsandbytes 4-bit float."""
+    QUANTIZATION_METHOD_Q8: _QuantizationMethod.ValueType  # 5
+    """8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
 
 class QuantizationMethod(_QuantizationMethod, metaclass=_QuantizationMethodEnumTypeWrapper):
     """How the weights are held."""
@@ -50,6 +52,8 @@ QUANTIZATION_METHOD_NF4: QuantizationMethod.ValueType  # 3
 """bitsandbytes 4-bit NormalFloat."""
 QUANTIZATION_METHOD_FP4: QuantizationMethod.ValueType  # 4
 """bitsandbytes 4-bit float."""
+QUANTIZATION_METHOD_Q8: QuantizationMethod.ValueType  # 5
+"""8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
 Global___QuantizationMethod: _TypeAlias = QuantizationMethod  # noqa: Y015
 
 @_typing.final

@@ -1,8 +1,8 @@
 """Attention over packed tokens of many sequences, each with a KV cache of its own.
 
 A step's tokens, whole prompts, parts of prompts and single decode tokens, stand one after the other in one row of a
-batch of one. The transformers model computes everything but the attention on the row as a whole; the attention is
-done here, sequence by sequence.
+batch of one. The model computes everything but the attention on the row as a whole; the attention is done here,
+sequence by sequence.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
-
-ATTENTION_NAME = "qwire_ragged"
-"""The name that the attention is registered under. It has no mask function, so transformers builds no mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,31 +78,20 @@ class RaggedBatch:
         self.values = _layers([s.cache.values.narrow(3, 0, s.start + s.length) for s in segments])
 
 
-def ragged_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    _attention_mask: None,
-    *,
-    scaling: float,
-    ragged: RaggedBatch,
-    **_unused: object,
-) -> tuple[Tensor, None]:
+def attend(layer: int, query: Tensor, key: Tensor, value: Tensor, *, scaling: float, ragged: RaggedBatch) -> Tensor:
     """Store the new keys and values of each sequence and attend to all that it has.
 
     Args:
-        module: The layer; its `layer_idx` says which.
+        layer: Which decoder layer.
         query: `[1, heads, tokens, head_size]`.
         key: `[1, kv_heads, tokens, head_size]`.
         value: As `key`.
         scaling: Factor of the scores.
-        ragged: The step's batch, as given to the model's `forward`.
+        ragged: The step's batch.
 
     Returns:
-        The attention's output `[1, tokens, heads, head_size]`, and no weights.
+        `[1, tokens, heads, head_size]`
     """
-    layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] - nn.Module types no attribute
     _copy(ragged.new_keys[layer], key.split(ragged.lengths, dim=2))
     _copy(ragged.new_values[layer], value.split(ragged.lengths, dim=2))
     queries = query.split(ragged.lengths, dim=2)
@@ -114,17 +99,14 @@ def ragged_attention(
     if ragged.decode_only:
         seen = zip(queries, ragged.keys[layer], ragged.values[layer], strict=True)
         rows = [_attend_one(q, k, v, scaling) for q, k, v in seen]
-        return torch.cat(rows).view(1, tokens, heads, head_size), None
+        return torch.cat(rows).view(1, tokens, heads, head_size)
     outputs: list[Tensor] = []
     for q, k, v, mask in zip(queries, ragged.keys[layer], ragged.values[layer], ragged.masks, strict=True):
         if q.shape[2] == 1:
             outputs.append(_attend_one(q, k, v, scaling).reshape(1, 1, heads, head_size))
         else:
             outputs.append(_attend_many(q, k, v, mask, scaling))
-    return torch.cat(outputs, dim=1), None
-
-
-AttentionInterface.register(ATTENTION_NAME, ragged_attention)
+    return torch.cat(outputs, dim=1)
 
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+QUANTIZATIONS = ("auto", "none", "q8", "int8", "nf4", "fp4")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -15,9 +16,10 @@ class EngineConfig:
     Attributes:
         device: Torch device such as `cpu`, `cuda` or `cuda:1`; `auto` = CUDA where there is one, else the CPU.
         threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
-        quantization: `none`, or bitsandbytes' `int8`, `nf4` or `fp4`; slow on a CPU. With `int8` the columns kept in
-            higher precision are chosen per step, so that what else runs can move an output by less than the
-            quantization itself does.
+        quantization: `none`; on CPUs `q8`, 8 bits in groups of 32 by a kernel that is compiled on this machine; or
+            bitsandbytes' `int8`, `nf4` or `fp4`, which are slow on a CPU. `auto` = `q8` on a CPU with a compiler, else
+            `none`. With `int8` the columns kept in higher precision are chosen per step, so that what else runs can
+            move an output by less than the quantization itself does.
         double_quantization: Whether the scales of 4-bit weights are quantized as well; no effect on other weights.
         compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
             on CUDA bfloat16 where the device has it, else float16. A CPU computes in float32 only.
@@ -30,11 +32,12 @@ class EngineConfig:
         context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
             upper bound.
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
+        kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
     device: str = "auto"
     threads: int | None = None
-    quantization: str = "none"
+    quantization: str = "auto"
     double_quantization: bool = True
     compute_dtype: str = "auto"
     max_running: int = 16
@@ -43,6 +46,7 @@ class EngineConfig:
     kv_capacity_tokens: int | None = None
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
+    kernel_dir: Path | None = None
 
     def __post_init__(self) -> None:
         _check_choice("quantization", self.quantization, QUANTIZATIONS)

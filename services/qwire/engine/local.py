@@ -126,7 +126,7 @@ class LocalEngine:
             decode_tokens_per_s=load.decode_tokens_per_s,
             memory_used_bytes=memory.used_bytes,
             memory_total_bytes=memory.total_bytes,
-            non_finite_weights=self._loaded.weights.non_finite,
+            non_finite_weights=self._loaded.non_finite_weights,
         )
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ class QuantizationFacts:
     """How the weights are held.
 
     Attributes:
-        method: `none`, `int8`, `nf4` or `fp4`.
+        method: `none`, `q8`, `int8`, `nf4` or `fp4`.
         bits: Bits per quantized weight, scales not counted.
         compute_dtype: Type of the matrix products, such as `float32`.
         double_quantization: Whether the scales of 4-bit weights are quantized as well.

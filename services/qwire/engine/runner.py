@@ -44,7 +44,7 @@ class ModelRunner:
                 rows.append(end - 1)
         if len(rows) < len(hidden):
             hidden = hidden[torch.tensor(rows, device=hidden.device)]
-        return sample(self._loaded.model.lm_head(hidden).float(), sampled)
+        return sample(self._loaded.decoder.logits(hidden), sampled)
 
     def release(self, sequences: Iterable[Sequence]) -> None:
         """Free the KV cache of sequences that have ended."""
@@ -62,13 +62,9 @@ class ModelRunner:
             positions += range(tokens.start, tokens.start + tokens.length)
             segments.append(Segment(self._cache(tokens.sequence), tokens.start, tokens.length))
         device = self._loaded.device
-        output = self._loaded.model.model(
-            input_ids=torch.tensor([token_ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            ragged=RaggedBatch(segments),
+        return self._loaded.decoder.hidden(
+            torch.tensor(token_ids, device=device), torch.tensor(positions, device=device), RaggedBatch(segments)
         )
-        return output.last_hidden_state[0]
 
     def _cache(self, sequence: Sequence) -> SequenceCache:
         cache = self._caches.get(sequence)

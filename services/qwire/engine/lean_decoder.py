@@ -1,0 +1,87 @@
+"""A dense Qwen2 or Qwen3 with 8-bit weights on a CPU, in as few steps as it has products.
+
+The forward of transformers spends as much time around its matrix products as a fast 8-bit kernel spends in them. Here
+norms, activations, biases and residual additions are part of the products, and products of the same input are one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qwire.engine.attention import RaggedBatch, attend
+from qwire.engine.q8.fallback import FallbackKernel, FallbackWeight
+from qwire.engine.q8.kernel import HeadNorms, Kernel, Norm, PackedWeight
+from qwire.engine.rotary import RotaryEmbedding
+
+Weight = PackedWeight | FallbackWeight
+
+
+@dataclass(frozen=True, slots=True)
+class LeanLayer:
+    """The weights of a decoder layer.
+
+    Attributes:
+        attention_norm: On the way into the attention.
+        query_key_value: Rows of queries, keys and values, one after the other.
+        head_norms: Of single heads, as Qwen3 has them; None = none.
+        attention_output: Back to the hidden states.
+        feed_forward_norm: On the way into the feed-forward part.
+        gate_up: Rows of the gate and of what it gates, one after the other.
+        down: Back to the hidden states.
+    """
+
+    attention_norm: Norm
+    query_key_value: Weight
+    head_norms: HeadNorms | None
+    attention_output: Weight
+    feed_forward_norm: Norm
+    gate_up: Weight
+    down: Weight
+
+
+@dataclass(frozen=True, slots=True)
+class LeanDecoder:
+    """See `qwire.engine.decoder.Decoder`.
+
+    Attributes:
+        kernel: Turns heads by their positions.
+        rotary: By which angles.
+        heads: Query heads of a layer.
+        kv_heads: Key and value heads of a layer.
+        head_size: Numbers in a head.
+        embedding: A row for each token.
+        layers: In order.
+        norm: On the way into the head.
+        head: A row of logits' weights for each token; may be the embedding.
+    """
+
+    kernel: Kernel | FallbackKernel
+    rotary: RotaryEmbedding
+    heads: int
+    kv_heads: int
+    head_size: int
+    embedding: Weight
+    layers: tuple[LeanLayer, ...]
+    norm: Norm
+    head: Weight
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch) -> Tensor:
+        """Compute a step; the rows are not normalized yet."""
+        tokens = len(token_ids)
+        counts = (self.heads, self.kv_heads, self.kv_heads)
+        hidden = self.embedding.rows_of(token_ids)
+        cos, sin = self.rotary.of(positions)
+        for index, layer in enumerate(self.layers):
+            heads = layer.query_key_value.of(hidden, layer.attention_norm).view(tokens, -1, self.head_size)
+            self.kernel.rotate(heads[:, : self.heads + self.kv_heads], cos, sin, layer.head_norms)
+            query, key, value = heads.transpose(0, 1)[None].split(counts, dim=1)
+            attended = attend(index, query, key, value, scaling=self.head_size**-0.5, ragged=ragged)
+            layer.attention_output.add_to(hidden, attended.view(tokens, -1))
+            layer.down.add_gated_to(hidden, layer.gate_up.of(hidden, layer.feed_forward_norm))
+        return hidden
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits of rows."""
+        return self.head.of(hidden, self.norm)
