@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwire.engine import transformers_decoder
+from qwire.engine import lean_decoder
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import (
     CapacityExceeded,
@@ -176,7 +176,7 @@ async def test_a_failing_step_ends_the_engine_and_tells_everybody(
         raise RuntimeError("out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformers_decoder, "attend", broken)
+        patch.setattr(lean_decoder, "attend", broken)
         results = await asyncio.gather(*generations, return_exceptions=True)
     assert [type(result) for result in results] == [EngineUnavailable] * 2
     with pytest.raises(EngineUnavailable):

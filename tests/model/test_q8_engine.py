@@ -16,9 +16,8 @@ from transformers import AutoModelForCausalLM
 from qwire.engine.config import EngineConfig
 from qwire.engine.loader import load_model
 from qwire.engine.local import LocalEngine
-from qwire.engine.q8.fallback import FallbackKernel
+from qwire.engine.q8.fallback import FallbackArithmetic
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
-from qwire.engine.transformers_decoder import TransformersDecoder
 
 pytestmark = pytest.mark.model
 
@@ -45,7 +44,7 @@ def rounded_model(folder: Path) -> Any:
         for parameter in model.parameters():
             if parameter.dim() == 2:
                 rows = torch.arange(parameter.shape[0])
-                parameter.copy_(FallbackKernel().pack(parameter.detach()).rows_of(rows))
+                parameter.copy_(FallbackArithmetic().pack(parameter.detach()).rows_of(rows))
     return model
 
 
@@ -122,5 +121,4 @@ def test_without_a_compiler_the_default_is_float32(
 ) -> None:
     monkeypatch.setenv("PATH", "")
     loaded = load_model(tiny_qwen2, "", EngineConfig(device="cpu", kernel_dir=tmp_path))
-    assert isinstance(loaded.decoder, TransformersDecoder)
     assert loaded.quantization.method == "none"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
+from qwire.engine.arithmetic import HeadNorms, Norm
 from qwire.engine.q8 import build as build_module
 from qwire.engine.q8.build import NATIVE, BuildFailed, build
-from qwire.engine.q8.fallback import FallbackKernel
-from qwire.engine.q8.kernel import GROUP, HeadNorms, Kernel, Norm, PackedWeight
+from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.q8.kernel import GROUP, Q8Arithmetic, Q8Matrix
 
 pytestmark = pytest.mark.model
 
@@ -47,14 +48,14 @@ def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=PATHS)
-def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Kernel:
+def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Q8Arithmetic:
     options, instructions = PATHS[request.param]
     if not can_run(instructions):
         pytest.skip(f"this CPU has no {instructions}")
-    return Kernel(build(library_folder, options))
+    return Q8Arithmetic(build(library_folder, options))
 
 
-def dequantized(weight: PackedWeight) -> Tensor:
+def dequantized(weight: Q8Matrix) -> Tensor:
     return weight.rows_of(torch.arange(weight.rows)).double()
 
 
@@ -73,7 +74,7 @@ def close(result: Tensor, reference: Tensor, size: Tensor) -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-def test_products_are_those_of_double_precision(kernel: Kernel, rows: int, columns: int) -> None:
+def test_products_are_those_of_double_precision(kernel: Q8Arithmetic, rows: int, columns: int) -> None:
     torch.manual_seed(rows * columns)
     matrix, bias = torch.randn(rows, columns), torch.randn(rows)
     weight = kernel.pack(matrix, bias)
@@ -98,7 +99,7 @@ def test_a_row_is_the_same_bits_on_every_path_and_beside_any_other(library_folde
     results: list[Tensor] = []
     for options, instructions in PATHS.values():
         if can_run(instructions):
-            weight = Kernel(build(library_folder, options)).pack(matrix)
+            weight = Q8Arithmetic(build(library_folder, options)).pack(matrix)
             together = weight.of(x)
             alone = torch.cat([weight.of(row[None]) for row in x])
             assert torch.equal(together, alone)
@@ -107,7 +108,7 @@ def test_a_row_is_the_same_bits_on_every_path_and_beside_any_other(library_folde
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_norm_and_gate_are_part_of_the_product(kernel: Kernel, threads: int) -> None:
+def test_norm_and_gate_are_part_of_the_product(kernel: Q8Arithmetic, threads: int) -> None:
     torch.manual_seed(2)
     matrix, norm = torch.randn(70, 96), Norm(torch.rand(96) + 0.5, EPSILON)
     weight = kernel.pack(matrix)
@@ -128,7 +129,7 @@ def test_norm_and_gate_are_part_of_the_product(kernel: Kernel, threads: int) -> 
         torch.set_num_threads(before)
 
 
-def test_extreme_gates_stay_finite(kernel: Kernel) -> None:
+def test_extreme_gates_stay_finite(kernel: Q8Arithmetic) -> None:
     weight = kernel.pack(torch.ones(1, 32))
     gate = torch.tensor([-1e30, -200.0, -88.0, -1.0, 0.0, 1.0, 88.0, 200.0]).repeat(4)
     added = torch.zeros(1, 1)
@@ -137,7 +138,7 @@ def test_extreme_gates_stay_finite(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Kernel, value: float) -> None:
+def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Q8Arithmetic, value: float) -> None:
     torch.manual_seed(3)
     matrix, x = torch.randn(40, 64), torch.randn(9, 64)
     clean = kernel.pack(matrix).of(x)
@@ -149,7 +150,7 @@ def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Kernel, value: flo
     assert kernel.pack(matrix).of(x[:4])[:, 7].isnan().all()
 
 
-def test_zeros_and_tiny_weights_are_exact(kernel: Kernel) -> None:
+def test_zeros_and_tiny_weights_are_exact(kernel: Q8Arithmetic) -> None:
     weight = kernel.pack(torch.zeros(20, 40))
     assert torch.equal(weight.of(torch.randn(3, 40)), torch.zeros(3, 20))
     assert torch.equal(kernel.pack(torch.ones(20, 40)).of(torch.zeros(3, 40)), torch.zeros(3, 20))
@@ -158,14 +159,14 @@ def test_zeros_and_tiny_weights_are_exact(kernel: Kernel) -> None:
 
 
 @pytest.mark.parametrize("normed", [False, True])
-def test_heads_turn_as_in_transformers(kernel: Kernel, *, normed: bool) -> None:
+def test_heads_turn_as_in_transformers(kernel: Q8Arithmetic, *, normed: bool) -> None:
     torch.manual_seed(4)
     tokens, heads, query_heads, size = 11, 6, 4, 16
     x = torch.randn(tokens, heads + 2, size)
     angles = torch.randn(tokens, size // 2)
     norms = HeadNorms(torch.rand(2, size) + 0.5, query_heads, EPSILON) if normed else None
     expected = x.clone()
-    FallbackKernel().rotate(expected[:, :heads], angles.cos(), angles.sin(), norms)
+    FallbackArithmetic().rotate(expected[:, :heads], angles.cos(), angles.sin(), norms)
     kernel.rotate(x[:, :heads], angles.cos(), angles.sin(), norms)
     torch.testing.assert_close(x, expected)
     if not normed:
@@ -174,10 +175,10 @@ def test_heads_turn_as_in_transformers(kernel: Kernel, *, normed: bool) -> None:
         assert not torch.equal(back, x)
 
 
-def test_torch_alone_computes_the_same(kernel: Kernel) -> None:
+def test_torch_alone_computes_the_same(kernel: Q8Arithmetic) -> None:
     torch.manual_seed(5)
     matrix, bias, norm = torch.randn(50, 100), torch.randn(50), Norm(torch.rand(100) + 0.5, EPSILON)
-    packed, fallback = kernel.pack(matrix, bias), FallbackKernel().pack(matrix, bias)
+    packed, fallback = kernel.pack(matrix, bias), FallbackArithmetic().pack(matrix, bias)
     rows = torch.tensor([0, 17, 49])
     assert torch.equal(packed.rows_of(rows), fallback.rows_of(rows))
     x, gate_up = torch.randn(6, 100), torch.randn(6, 200)

@@ -1,7 +1,7 @@
-"""A dense Qwen2 or Qwen3 with 8-bit weights on a CPU, in as few steps as it has products.
+"""A dense Qwen2 or Qwen3 on a CPU, in as few steps as it has products.
 
-The forward of transformers spends as much time around its matrix products as a fast 8-bit kernel spends in them. Here
-norms, activations, biases and residual additions are part of the products, and products of the same input are one.
+The forward of transformers spends as much time around its matrix products as a fast kernel spends in them. Here norms,
+activations, biases and residual additions are part of the products, and products of the same input are one.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
 from qwire.engine.attention import RaggedBatch, attend
-from qwire.engine.q8.fallback import FallbackKernel, FallbackWeight
-from qwire.engine.q8.kernel import HeadNorms, Kernel, Norm, PackedWeight
 from qwire.engine.rotary import RotaryEmbedding
-
-Weight = PackedWeight | FallbackWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +30,12 @@ class LeanLayer:
     """
 
     attention_norm: Norm
-    query_key_value: Weight
+    query_key_value: Matrix
     head_norms: HeadNorms | None
-    attention_output: Weight
+    attention_output: Matrix
     feed_forward_norm: Norm
-    gate_up: Weight
-    down: Weight
+    gate_up: Matrix
+    down: Matrix
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +43,26 @@ class LeanDecoder:
     """See `qwire.engine.decoder.Decoder`.
 
     Attributes:
-        kernel: Turns heads by their positions.
+        arithmetic: Turns heads by their positions.
         rotary: By which angles.
         heads: Query heads of a layer.
         kv_heads: Key and value heads of a layer.
         head_size: Numbers in a head.
-        embedding: A row for each token.
+        embedding: A row for each token: where they come in.
         layers: In order.
         norm: On the way into the head.
-        head: A row of logits' weights for each token; may be the embedding.
+        head: A row for each token: where their logits come out.
     """
 
-    kernel: Kernel | FallbackKernel
+    arithmetic: Arithmetic
     rotary: RotaryEmbedding
     heads: int
     kv_heads: int
     head_size: int
-    embedding: Weight
+    embedding: Embedding
     layers: tuple[LeanLayer, ...]
     norm: Norm
-    head: Weight
+    head: Matrix
 
     def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch) -> Tensor:
         """Compute a step; the rows are not normalized yet."""
@@ -75,7 +72,7 @@ class LeanDecoder:
         cos, sin = self.rotary.of(positions)
         for index, layer in enumerate(self.layers):
             heads = layer.query_key_value.of(hidden, layer.attention_norm).view(tokens, -1, self.head_size)
-            self.kernel.rotate(heads[:, : self.heads + self.kv_heads], cos, sin, layer.head_norms)
+            self.arithmetic.rotate(heads[:, : self.heads + self.kv_heads], cos, sin, layer.head_norms)
             query, key, value = heads.transpose(0, 1)[None].split(counts, dim=1)
             attended = attend(index, query, key, value, scaling=self.head_size**-0.5, ragged=ragged)
             layer.attention_output.add_to(hidden, attended.view(tokens, -1))

@@ -1,4 +1,4 @@
-"""Loads a checkpoint as a lean decoder: each tensor is read, quantized and dropped before the next."""
+"""Loads a checkpoint as a lean decoder: each tensor is read, packed and dropped before the next."""
 
 from __future__ import annotations
 
@@ -8,34 +8,31 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
+from qwire.engine.arithmetic import Arithmetic, HeadNorms, Matrix, Norm
 from qwire.engine.checkpoint_config import CheckpointConfig
-from qwire.engine.lean_decoder import LeanDecoder, LeanLayer, Weight
-from qwire.engine.q8.fallback import FallbackKernel
-from qwire.engine.q8.kernel import HeadNorms, Kernel, Norm
+from qwire.engine.lean_decoder import LeanDecoder, LeanLayer
 from qwire.engine.rotary import RotaryEmbedding
 from qwire.engine.weight_files import WeightFiles
 
 
-def load_lean(
-    folder: Path, facts: CheckpointConfig, files: WeightFiles, kernel: Kernel | FallbackKernel
-) -> LeanDecoder:
+def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithmetic: Arithmetic) -> LeanDecoder:
     """Load a checked checkpoint.
 
     Args:
         folder: Holds config.json.
         facts: What it says about the model.
         files: The weights; each is read once.
-        kernel: Quantizes them, and will multiply with them.
+        arithmetic: How they are held.
 
     Raises:
         UnsupportedCheckpoint: A tensor is missing.
     """
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    reader = _Reader(files, kernel, config.rms_norm_eps, config.num_attention_heads)
-    embedding = reader.weight("model.embed_tokens")
+    reader = _Reader(files, arithmetic, config.rms_norm_eps, config.num_attention_heads)
+    embedding = arithmetic.embed(files.read("model.embed_tokens.weight"))
     layers = tuple(reader.layer(f"model.layers.{index}") for index in range(facts.layers))
     return LeanDecoder(
-        kernel=kernel,
+        arithmetic=arithmetic,
         rotary=RotaryEmbedding(config, facts.head_size),
         heads=config.num_attention_heads,
         kv_heads=facts.kv_heads,
@@ -43,14 +40,14 @@ def load_lean(
         embedding=embedding,
         layers=layers,
         norm=reader.norm("model.norm"),
-        head=reader.weight("lm_head") if "lm_head.weight" in files else embedding,
+        head=reader.matrix("lm_head") if "lm_head.weight" in files else embedding.as_matrix(),
     )
 
 
 class _Reader:
-    def __init__(self, files: WeightFiles, kernel: Kernel | FallbackKernel, epsilon: float, query_heads: int) -> None:
+    def __init__(self, files: WeightFiles, arithmetic: Arithmetic, epsilon: float, query_heads: int) -> None:
         self._files = files
-        self._kernel = kernel
+        self._arithmetic = arithmetic
         self._epsilon = epsilon
         self._query_heads = query_heads
 
@@ -58,20 +55,20 @@ class _Reader:
         attention, feed_forward = f"{name}.self_attn", f"{name}.mlp"
         return LeanLayer(
             attention_norm=self.norm(f"{name}.input_layernorm"),
-            query_key_value=self.weight(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
+            query_key_value=self.matrix(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
             head_norms=self._head_norms(attention),
-            attention_output=self.weight(f"{attention}.o_proj"),
+            attention_output=self.matrix(f"{attention}.o_proj"),
             feed_forward_norm=self.norm(f"{name}.post_attention_layernorm"),
-            gate_up=self.weight(f"{feed_forward}.gate_proj", f"{feed_forward}.up_proj"),
-            down=self.weight(f"{feed_forward}.down_proj"),
+            gate_up=self.matrix(f"{feed_forward}.gate_proj", f"{feed_forward}.up_proj"),
+            down=self.matrix(f"{feed_forward}.down_proj"),
         )
 
-    def weight(self, *names: str) -> Weight:
+    def matrix(self, *names: str) -> Matrix:
         """Read layers of the same input as one, their rows one after the other."""
-        matrix = torch.cat([self._files.read(f"{name}.weight") for name in names])
+        weight = torch.cat([self._files.read(f"{name}.weight") for name in names])
         has_bias = f"{names[0]}.bias" in self._files
         bias = torch.cat([self._files.read(f"{name}.bias") for name in names]) if has_bias else None
-        return self._kernel.pack(matrix, bias)
+        return self._arithmetic.pack(weight, bias)
 
     def norm(self, name: str) -> Norm:
         return Norm(self._files.read(f"{name}.weight"), self._epsilon)

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 
+from qwire.engine.arithmetic import Arithmetic
 from qwire.engine.attention import KVShape
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
 from qwire.engine.decoder import Decoder
+from qwire.engine.exact import ExactArithmetic
 from qwire.engine.lean_loader import load_lean
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
-from qwire.engine.q8.fallback import FallbackKernel
-from qwire.engine.q8.kernel import Kernel
+from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.q8.kernel import Q8Arithmetic
 from qwire.engine.weight_files import WeightFiles
 from qwire.telemetry.logging import get_logger
 
 log = get_logger(__name__)
+
+_OWN = ("auto", "none", "q8")
+"""Quantizations of our own decoder; the others are bitsandbytes'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +73,17 @@ def load_model(folder: Path, source_format: str, config: EngineConfig) -> Loaded
     checkpoint = CheckpointConfig.read(folder)
     _check_context(config, checkpoint.context_tokens)
     device = _device(config.device)
+    if config.quantization == "q8" and device.type != "cpu":
+        raise ValueError(f"quantization is q8, which is for CPUs; the device is {device}")
     dtype = _dtype(config.compute_dtype, device)
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
-    kernel = _kernel(config, device)
     decoder: Decoder
-    if kernel is not None:
-        decoder = load_lean(folder, checkpoint, files, kernel)
-        facts = QuantizationFacts("q8", bits=8, compute_dtype="float32", source_format=source_format)
+    if device.type == "cpu" and config.quantization in _OWN:
+        arithmetic, facts = _arithmetic(config, source_format)
+        decoder = load_lean(folder, checkpoint, files, arithmetic)
     else:
-        # Not needed, and its hundred megabytes not taken, where weights are of 8 bits.
+        # Where it is not needed its hundred megabytes are not taken.
         from qwire.engine.transformers_loader import load_transformers  # noqa: PLC0415
 
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
@@ -93,19 +99,21 @@ def thread_count(config: EngineConfig) -> int:
     return min(usable, psutil.cpu_count(logical=False) or usable)
 
 
-def _kernel(config: EngineConfig, device: torch.device) -> Kernel | FallbackKernel | None:
-    """Return what computes with 8-bit weights; None = the weights are held otherwise."""
-    if config.quantization == "q8" and device.type != "cpu":
-        raise ValueError(f"quantization is q8, which is for CPUs; the device is {device}")
-    if config.quantization not in ("auto", "q8") or device.type != "cpu":
-        return None
+def _arithmetic(config: EngineConfig, source_format: str) -> tuple[Arithmetic, QuantizationFacts]:
+    """Return how our own decoder holds its weights on this machine."""
+    exact = QuantizationFacts("none", bits=32, compute_dtype="float32", source_format=source_format)
+    if config.quantization == "none":
+        return ExactArithmetic(config.max_step_tokens), exact
     folder = config.kernel_dir or Path.home() / ".cache" / "qwire" / "kernels"
+    q8 = replace(exact, method="q8", bits=8)
     try:
-        return Kernel(build(folder))
+        return Q8Arithmetic(build(folder)), q8
     except (BuildFailed, OSError) as error:
-        held = "float32" if config.quantization == "auto" else "q8 by torch alone, which is slow"
-        log.warning("q8_kernel_unavailable", weights=held, reason=str(error))
-        return None if config.quantization == "auto" else FallbackKernel()
+        if config.quantization == "auto":
+            log.warning("q8_kernel_unavailable", weights="float32", reason=str(error))
+            return ExactArithmetic(config.max_step_tokens), exact
+        log.warning("q8_kernel_unavailable", weights="q8 by torch alone, which is slow", reason=str(error))
+        return FallbackArithmetic(), q8
 
 
 def _check_context(config: EngineConfig, model_tokens: int) -> None:

@@ -11,7 +11,6 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from qwire.engine.config import EngineConfig
-from qwire.engine.linear import pack_linears
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.transformers_decoder import ATTENTION_NAME, TransformersDecoder
 
@@ -34,10 +33,7 @@ def load_transformers(
         trust_remote_code=False,
         **({} if quantization is None else {"quantization_config": quantization}),
     ).eval()
-    facts = _quantization_facts(model, config, dtype, source_format)
-    if device.type == "cpu":
-        pack_linears(model, config.max_step_tokens)
-    return TransformersDecoder(model), facts
+    return TransformersDecoder(model), _quantization_facts(model, config, dtype, source_format)
 
 
 def _quantization(config: EngineConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:

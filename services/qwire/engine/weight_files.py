@@ -42,7 +42,8 @@ class WeightFiles:
         """
         if name not in self._files:
             raise UnsupportedCheckpoint(f"the weight files have no tensor {name!r}")
-        tensor: Tensor = self._files[name].get_tensor(name).to(torch.float32)
+        # A copy: what the file is mapped to would change with it.
+        tensor: Tensor = self._files[name].get_tensor(name).to(torch.float32, copy=True)
         self.parameters += tensor.numel()
         # A finite sum proves finite weights in one pass without a mask.
         if not tensor.sum().isfinite():
