@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from qwire.engine import lean_decoder
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import (
     CapacityExceeded,
@@ -76,7 +76,10 @@ async def test_the_oldest_wait_is_told(tiny_qwen2: Path, start_engine: StartEngi
 
 
 async def test_what_does_not_fit_is_refused_before_it_waits(tiny_qwen2: Path, start_engine: StartEngine) -> None:
-    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=100, context_tokens=200, default_max_output_tokens=9)
+    engine = await start_engine(
+        tiny_qwen2, kv_capacity_tokens=96, page_tokens=10, context_tokens=200, default_max_output_tokens=9
+    )
+    assert (await engine.stats()).kv_capacity_tokens == 100
     card = await engine.card()
     assert (card.context_tokens, card.max_output_tokens, card.default_max_output_tokens) == (200, 199, 9)
     with pytest.raises(ContextLengthExceeded):
@@ -89,13 +92,15 @@ async def test_what_does_not_fit_is_refused_before_it_waits(tiny_qwen2: Path, st
     assert await consume(engine, request("a", StopParams(97)))
 
 
-async def test_a_request_waits_for_memory(tiny_qwen2: Path, start_engine: StartEngine) -> None:
-    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=100)
-    generations = [asyncio.create_task(consume(engine, request(str(i), StopParams(60)))) for i in range(3)]
+async def test_a_prompt_waits_for_memory(tiny_qwen2: Path, start_engine: StartEngine) -> None:
+    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=96)
+    prompt = tuple(range(4, 54))
+    generations = [asyncio.create_task(consume(engine, request(str(i), StopParams(30), prompt))) for i in range(3)]
     await asyncio.sleep(0)
     stats = await engine.stats()
-    assert (stats.running, stats.waiting, stats.kv_used_tokens, stats.kv_capacity_tokens) == (1, 2, 63, 100)
+    assert (stats.running, stats.waiting, stats.kv_used_tokens, stats.kv_capacity_tokens) == (1, 2, 64, 96)
     assert all([chunk for chunk in chunks if chunk.finish] for chunks in await asyncio.gather(*generations))
+    assert (await engine.stats()).kv_used_tokens == 0
 
 
 async def test_an_id_names_one_generation(tiny_qwen2: Path, start_engine: StartEngine) -> None:
@@ -176,7 +181,7 @@ async def test_a_failing_step_ends_the_engine_and_tells_everybody(
         raise RuntimeError("out of memory")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lean_decoder, "attend", broken)
+        patch.setattr(RaggedBatch, "attend", broken)
         results = await asyncio.gather(*generations, return_exceptions=True)
     assert [type(result) for result in results] == [EngineUnavailable] * 2
     with pytest.raises(EngineUnavailable):

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from qwire.engine.attention import RaggedBatch, Segment, SequenceCache
+from qwire.engine.attention import RaggedBatch, Segment
 from qwire.engine.config import EngineConfig
+from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import load_model
 from qwire.models.checkpoint import Checkpoint
 
@@ -22,9 +23,9 @@ def forced_logits(
     @torch.inference_mode()
     def logits(document: list[int]) -> Iterator[Tensor]:
         tokens = len(document)
-        cache = SequenceCache(loaded.kv_shape, tokens)
+        pool = KVPool(loaded.kv_shape, pages=1, page_tokens=tokens)
         ids, positions = (torch.tensor(values, device=loaded.device) for values in (document, range(tokens)))
-        hidden = loaded.decoder.hidden(ids, positions, RaggedBatch([Segment(cache, 0, tokens)]))
+        hidden = loaded.decoder.hidden(ids, positions, RaggedBatch(pool, [Segment((0,), 0, tokens)]))
         for part in hidden.split(rows):
             yield loaded.decoder.logits(part).cpu()
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
-from qwire.engine.attention import RaggedBatch, attend
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.rotary import RotaryEmbedding
 
 
@@ -74,7 +74,7 @@ class LeanDecoder:
             heads = layer.query_key_value.of(hidden, layer.attention_norm).view(tokens, -1, self.head_size)
             self.arithmetic.rotate(heads[:, : self.heads + self.kv_heads], cos, sin, layer.head_norms)
             query, key, value = heads.transpose(0, 1)[None].split(counts, dim=1)
-            attended = attend(index, query, key, value, scaling=self.head_size**-0.5, ragged=ragged)
+            attended = ragged.attend(index, query, key, value, self.head_size**-0.5)
             layer.attention_output.add_to(hidden, attended.view(tokens, -1))
             layer.down.add_gated_to(hidden, layer.gate_up.of(hidden, layer.feed_forward_norm))
         return hidden

@@ -10,11 +10,11 @@ import psutil
 import torch
 
 from qwire.engine.arithmetic import Arithmetic
-from qwire.engine.attention import KVShape
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
 from qwire.engine.decoder import Decoder
 from qwire.engine.exact import ExactArithmetic
+from qwire.engine.kv_pool import KVShape
 from qwire.engine.lean_loader import load_lean
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build

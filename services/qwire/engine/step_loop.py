@@ -96,7 +96,8 @@ class StepLoop:
             if self._closing:
                 raise EngineUnavailable
             self._scheduler.add(sequence)
-            if len(self._scheduler.waiting) > self._max_waiting:
+            waiting = self._scheduler.waiting
+            if sequence in waiting and len(waiting) > self._max_waiting:
                 refusal = QueueFull(self._retry_after_s())
                 self._scheduler.abort(sequence.request_id, refusal)
                 raise refusal
@@ -113,14 +114,15 @@ class StepLoop:
         """Return the present load."""
         with self._changed:
             running, waiting = self._scheduler.running, self._scheduler.waiting
-            oldest_ns = waiting[0].arrived_unix_ns if waiting else time.time_ns()
+            now_ns = time.time_ns()
+            oldest_ns = min((sequence.queued_unix_ns for sequence in waiting), default=now_ns)
             return Load(
                 steps=self._steps,
                 running=len(running),
                 waiting=len(waiting),
                 running_tokens=sum(sequence.total_tokens for sequence in running),
-                waiting_tokens=sum(sequence.reserved_tokens for sequence in waiting),
-                oldest_wait_s=max(0, time.time_ns() - oldest_ns) / 1e9 if waiting else 0.0,
+                waiting_tokens=sum(sequence.limit_tokens for sequence in waiting),
+                oldest_wait_s=max(0, now_ns - oldest_ns) / 1e9,
                 decode_tokens_per_s=self._rate.tokens_per_s(time.monotonic()),
             )
 
@@ -138,6 +140,8 @@ class StepLoop:
         torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread
         try:
             while (plan := self._next_plan()) is not None:
+                for sequence in plan.preempted:
+                    _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
                 began_s = time.monotonic()
                 token_ids = self._runner.execute(plan)
                 self._book(plan, token_ids, time.monotonic() - began_s)
@@ -155,7 +159,6 @@ class StepLoop:
                 late = self._scheduler.expire(now)
                 if late:
                     self._deliver([Delivery(sequence, failure=sequence.failure) for sequence in late])
-                self._runner.release(self._scheduler.take_released())
                 plan = self._scheduler.schedule(now)
                 if plan.scheduled:
                     return plan
@@ -180,7 +183,6 @@ class StepLoop:
             self._closing = True
             for sequence in (*self._scheduler.waiting, *self._scheduler.running):
                 self._scheduler.abort(sequence.request_id, EngineUnavailable())
-            self._runner.release(self._scheduler.take_released())
         self._over()
 
     def _retry_after_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from qwire.engine.attention import RaggedBatch, attend
+from qwire.engine.attention import RaggedBatch
 
 ATTENTION_NAME = "qwire_ragged"
 """The name that our attention is registered under. It has no mask function, so transformers builds no mask."""
@@ -44,7 +44,7 @@ def _attention(
     **_unused: object,
 ) -> tuple[Tensor, None]:
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] - nn.Module types no attribute
-    return attend(layer, query, key, value, scaling=scaling, ragged=ragged), None
+    return ragged.attend(layer, query, key, value, scaling), None
 
 
 AttentionInterface.register(ATTENTION_NAME, _attention)
