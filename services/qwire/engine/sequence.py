@@ -25,6 +25,7 @@ class Sequence:
         arrival: Its place in the order of arrival.
         arrived_unix_ns: When it entered the waiting queue.
         output_token_ids: The output so far, what the request came with included.
+        seen: Prompt and output once more, as an array of 64-bit integers: a tensor without a conversion each step.
         computed_tokens: Tokens whose keys and values are in the cache.
         cached_prompt_tokens: Prompt tokens that it found in the cache before it computed them the first time.
         queued_unix_ns: When it entered the waiting queue the last time.
@@ -40,6 +41,7 @@ class Sequence:
     arrival: int
     arrived_unix_ns: int
     output_token_ids: list[int] = field(init=False)
+    seen: array[int] = field(init=False)
     computed_tokens: int = 0
     cached_prompt_tokens: int = 0
     queued_unix_ns: int = field(init=False)
@@ -53,6 +55,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.output_token_ids = list(self.request.output_token_ids)
         self.queued_unix_ns = self.arrived_unix_ns
+        self.seen = array("q", (*self.request.prompt_token_ids, *self.output_token_ids))
 
     @property
     def request_id(self) -> str:
@@ -127,6 +130,7 @@ class Sequence:
     def append(self, token_id: int, now_unix_ns: int) -> None:
         """Take the next output token, and end with it where it is the last."""
         self.output_token_ids.append(token_id)
+        self.seen.append(token_id)
         self.first_token_unix_ns = self.first_token_unix_ns or now_unix_ns
         reason = self._reason(token_id)
         if reason is None:
