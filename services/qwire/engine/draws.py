@@ -12,6 +12,7 @@ from qwire.engine.noise import keyed_noise, loud_token_ids, noise_key
 from qwire.engine.ranking import Ranking
 from qwire.engine.request import SamplingParams
 from qwire.engine.sequence import Sequence
+from qwire.engine.serial import exp, serial_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Draws:
     def choose(self, ranking: Ranking) -> Choice:
         """Draw from the ranked tokens."""
         scores = ranking.logits.double() / self.temperature
-        weights = (scores - scores[:, :1]).exp()
+        weights = exp(scores - scores[:, :1])
         reached = weights.cumsum(dim=-1)
         places = scores.shape[-1]
         totals = torch.where(self.totals.isnan(), self._top_k_totals(reached), self.totals)
@@ -130,5 +131,8 @@ def _column(values: list[float]) -> Tensor:
 
 def _total(row: Tensor, largest: float, sampling: SamplingParams) -> float:
     """Add up a row's weights; row by row, as a sum over several at once may add up in another order."""
-    scores = row.double().div_(sampling.temperature)
-    return scores.sub_(largest / sampling.temperature).exp_().sum().item()
+    temperature = sampling.temperature
+    return sum(
+        exp(part.double().div_(temperature).sub_(largest / temperature)).sum().item()
+        for part in row.split(serial_tokens(row))
+    )

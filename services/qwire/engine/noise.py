@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from qwire.engine.serial import log, serial_tokens
+
 _MASK_32 = 0xFFFF_FFFF
 _MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
 
@@ -42,7 +44,7 @@ def keyed_noise(keys: Tensor, token_ids: Tensor) -> Tensor:
     low, high = keys.reshape(*keys.shape, *[1] * (token_ids.dim() - keys.dim() + 1)).unbind(keys.dim() - 1)
     bits = _mix_32(_mix_32(token_ids ^ low) ^ high)
     uniform = (bits.to(torch.float64) + 0.5) / 2.0**32
-    return -(-uniform.log()).log()
+    return -log(-log(uniform))
 
 
 def loud_token_ids(key: Tensor, vocabulary: int, least: float) -> Tensor:
@@ -57,12 +59,15 @@ def loud_token_ids(key: Tensor, vocabulary: int, least: float) -> Tensor:
         least: Any number.
     """
     low, high = (_signed(int(part)) for part in key.tolist())
-    bits = _mix_32_in_place(torch.arange(vocabulary, dtype=torch.int32, device=key.device).bitwise_xor_(low))
-    bits = _mix_32_in_place(bits.bitwise_xor_(high))
-    # The order of unsigned numbers is that of signed ones whose uppermost bit is turned.
-    bits.bitwise_xor_(_signed(1 << 31))
     threshold = math.floor(math.exp(-math.exp(1e-6 - max(least, -4.0))) * 2.0**32) - 1
-    return (bits >= max(0, threshold) - (1 << 31)).nonzero()[:, 0]
+    every = torch.arange(vocabulary, dtype=torch.int32, device=key.device)
+    loud: list[Tensor] = []
+    for token_ids in every.split(serial_tokens(every)):
+        bits = _mix_32_in_place(_mix_32_in_place(token_ids ^ low).bitwise_xor_(high))
+        # The order of unsigned numbers is that of signed ones whose uppermost bit is turned.
+        bits.bitwise_xor_(_signed(1 << 31))
+        loud.append(token_ids[bits >= max(0, threshold) - (1 << 31)])
+    return torch.cat(loud).long()
 
 
 def _mix_64(value: int) -> int:
