@@ -96,7 +96,11 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
     "reasoning": (lambda spec: setattr(spec.reasoning, "enabled", False), {"reasoning": UNSUPPORTED}),
     "tools": (lambda spec: spec.tools.tools.add(name="f"), {"tools": UNSUPPORTED}),
     "adapter": (lambda spec: setattr(spec, "adapter", "a"), {"adapter": UNSUPPORTED}),
-    "top_logprobs": (lambda spec: setattr(spec.output, "top_logprobs", 0), {"output.top_logprobs": UNSUPPORTED}),
+    "top_logprobs +": (lambda spec: setattr(spec.output, "top_logprobs", 21), {"output.top_logprobs": INVALID}),
+    "top_logprobs without tokens": (
+        lambda spec: spec.output.MergeFrom(types_pb2.OutputOptions(token_info=False, top_logprobs=0)),
+        {"output.top_logprobs": INVALID},
+    ),
     "priority": (lambda spec: setattr(spec, "priority", 9), {"priority": INVALID}),
     "resume nothing": (lambda spec: spec.resume.SetInParent(), {"resume.output_token_ids": INVALID}),
     "resume token id": (

@@ -27,7 +27,7 @@ async def test_a_model_tells_what_it_is_and_can_do(stubs: Stubs, processor: Text
 
 async def test_capabilities_are_what_is_not_refused(stubs: Stubs):
     model = (await stubs.models.GetModel(model_pb2.GetModelRequest(model="tiny"))).model
-    assert {field.name for field, _ in model.capabilities.ListFields()} == {"chat", "resume"}
+    assert {field.name for field, _ in model.capabilities.ListFields()} == {"chat", "logprobs", "resume"}
 
 
 async def test_a_model_without_a_chat_template_refuses_conversations(processor: TextProcessor):

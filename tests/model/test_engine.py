@@ -128,12 +128,18 @@ async def test_a_slow_consumer_loses_nothing_and_gets_larger_chunks(
     assert tokens(slow) == tokens(quick)
 
 
+@pytest.mark.parametrize("top_logprobs", [None, 5])
 @pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9)])
 async def test_logits_that_are_not_finite_fail_their_own_request_only(
-    tiny_qwen2: Path, start_engine: StartEngine, copy_checkpoint: Callable[..., Path], sampling: SamplingParams
+    tiny_qwen2: Path,
+    start_engine: StartEngine,
+    copy_checkpoint: Callable[..., Path],
+    sampling: SamplingParams,
+    top_logprobs: int | None,
 ) -> None:
     def of(name: str, prompt: tuple[int, ...]) -> TokenRequest:
-        return TokenRequest(prompt, Envelope(name), StopParams(20, ignore_eos=True), sampling)
+        stop = StopParams(20, ignore_eos=True)
+        return TokenRequest(prompt, Envelope(name), stop, sampling, top_logprobs=top_logprobs)
 
     clean = await start_engine(tiny_qwen2)
     healthy = [of("a", (4, 5, 6)), of("b", tuple(range(200, 240))), of("c", (9,))]

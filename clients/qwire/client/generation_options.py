@@ -71,6 +71,10 @@ class GenerationOptions(TypedDict, total=False):
     token_info: bool | None
     """Report one `TokenInfo` per output token. Default True."""
 
+    top_logprobs: int | None
+    """Report the log-probability of each output token and of this many most likely ones, in `TokenInfo`. Range [0, 20];
+    default: none are reported. Needs `token_info`."""
+
     priority: Priority | None
     """Which generation goes first when the model is busy. Default `Priority.NORMAL`."""
 

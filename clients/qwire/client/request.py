@@ -23,7 +23,7 @@ _SAMPLING = (
     "seed",
 )
 _STOP = ("max_output_tokens", "min_output_tokens", "stop_strings", "stop_token_ids", "ignore_eos")
-_OUTPUT = ("token_info",)
+_OUTPUT = ("token_info", "top_logprobs")
 _ROLES = {
     Role.SYSTEM: types_pb2.ROLE_SYSTEM,
     Role.USER: types_pb2.ROLE_USER,

@@ -578,7 +578,7 @@ class OutputOptions(_message.Message):
     """Report one TokenInfo per output token. Unset = true. A caller who may want to resume needs them."""
     top_logprobs: _builtins.int
     """Report the log-probability of each chosen token and of this many most likely ones. Range [0, 20]. Unset = no
-    log-probabilities. Needs a model with the logprobs capability.
+    log-probabilities. Refused where token_info is false. Needs a model with the logprobs capability.
     """
     def __init__(
         self,
@@ -763,10 +763,14 @@ class TokenInfo(_message.Message):
     id: _builtins.int
     """The token's id."""
     logprob: _builtins.float
-    """Its natural-log probability under the model, before sampling options. Set when top_logprobs was asked for."""
+    """Its natural-log probability under the model, before sampling options and stop options. Set when top_logprobs was
+    asked for.
+    """
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
-        """The most likely tokens at this position, most likely first. As many as top_logprobs asked for."""
+        """The most likely tokens at this position, most likely first, of equally likely ones the lowest id first. As many as
+        top_logprobs asked for.
+        """
 
     def __init__(
         self,

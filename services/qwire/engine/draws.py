@@ -10,9 +10,8 @@ from torch import Tensor
 
 from qwire.engine.noise import keyed_noise, loud_token_ids, noise_key
 from qwire.engine.ranking import Ranking
-from qwire.engine.request import SamplingParams
 from qwire.engine.sequence import Sequence
-from qwire.engine.serial import exp, serial_tokens
+from qwire.engine.serial import exp, sum_of_exp
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,7 @@ class Draws:
         samplings = [sequence.request.sampling for sequence in sequences]
         top_k = [sampling.top_k if 0 < sampling.top_k < vocabulary else vocabulary for sampling in samplings]
         totals = [
-            _total(row, best, sampling) if k == vocabulary and sampling.top_p < 1 else math.nan
+            sum_of_exp(row, best, sampling.temperature) if k == vocabulary and sampling.top_p < 1 else math.nan
             for row, best, k, sampling in zip(logits, largest.tolist(), top_k, samplings, strict=True)
         ]
         return cls(
@@ -127,12 +126,3 @@ class Draws:
 
 def _column(values: list[float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float64)[:, None]
-
-
-def _total(row: Tensor, largest: float, sampling: SamplingParams) -> float:
-    """Add up a row's weights; row by row, as a sum over several at once may add up in another order."""
-    temperature = sampling.temperature
-    return sum(
-        exp(part.double().div_(temperature).sub_(largest / temperature)).sum().item()
-        for part in row.split(serial_tokens(row))
-    )

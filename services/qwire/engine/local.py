@@ -154,8 +154,8 @@ class LocalEngine:
                 continue  # its consumer has left, and may have come again under the same id
             if delivery.failure is not None:
                 stream.fail(delivery.failure)
-            elif delivery.token_id is not None:
-                stream.put(delivery.token_id, delivery.finish)
+            elif delivery.token is not None:
+                stream.put(delivery.token.token_id, delivery.finish, delivery.token.logprobs)
 
     def _end(self) -> None:
         self._ended.set()

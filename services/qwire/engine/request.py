@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+MAX_TOP_LOGPROBS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -78,6 +80,8 @@ class TokenRequest:
         sampling: How tokens are drawn.
         output_token_ids: Output that already exists (a resumed or failed-over generation); only what follows it is
             generated and reported. Fewer than `stop.max_output_tokens`.
+        top_logprobs: Report log-probabilities: of each output token and of this many most likely ones at its position;
+            range [0, 20]. None = report none.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -85,3 +89,4 @@ class TokenRequest:
     stop: StopParams
     sampling: SamplingParams = field(default_factory=SamplingParams)
     output_token_ids: tuple[int, ...] = ()
+    top_logprobs: int | None = None

@@ -8,7 +8,7 @@ from torch import Tensor
 from qwire.engine.attention import RaggedBatch, Segment
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
-from qwire.engine.sampler import sample
+from qwire.engine.sampler import DrawnToken, draw
 from qwire.engine.scheduler import StepPlan
 
 
@@ -25,7 +25,7 @@ class ModelRunner:
         self._pool = pool
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> list[int | None]:
+    def execute(self, plan: StepPlan) -> list[DrawnToken | None]:
         """Compute a plan that is not empty.
 
         Returns:
@@ -43,7 +43,7 @@ class ModelRunner:
                 rows.append(end - 1)
         if len(rows) < len(hidden):
             hidden = hidden[torch.tensor(rows, device=hidden.device)]
-        return sample(self._loaded.decoder.logits(hidden), sampled)
+        return draw(self._loaded.decoder.logits(hidden), sampled)
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """Return the last hidden states `[tokens, hidden_size]`."""

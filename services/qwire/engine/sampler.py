@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from qwire.engine.adjustment import adjust
+from qwire.engine.chunk import TokenLogprobs
 from qwire.engine.draws import Draws
+from qwire.engine.logprobs import LogprobReader
 from qwire.engine.ranking import most_likely, rank
 from qwire.engine.request import SamplingParams
 from qwire.engine.sequence import Sequence
@@ -16,6 +20,24 @@ _PLACES = 256
 rule nearly all other tokens out where neither is set."""
 _MORE_PLACES = 4096
 """What it looks at where these were not enough, row by row; beyond, a sort of the whole vocabulary is no slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """The next token of a sequence, with its log-probabilities where the request asks for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+def draw(logits: Tensor, sequences: list[Sequence]) -> list[DrawnToken | None]:
+    """Draw one token per row, as `sample`, and say how likely it was to the rows that ask."""
+    reader = LogprobReader(logits, sequences)
+    token_ids = sample(logits, sequences)
+    return [
+        None if token_id is None else DrawnToken(token_id, logprobs)
+        for token_id, logprobs in zip(token_ids, reader.read(token_ids), strict=True)
+    ]
 
 
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:

@@ -28,3 +28,14 @@ def log(values: Tensor) -> Tensor:
 def serial_tokens(row: Tensor) -> int:
     """Return in how large pieces to work on a row of the vocabulary; on a GPU, in one."""
     return _PIECE_TOKENS if row.device.type == "cpu" else len(row)
+
+
+def sum_of_exp(row: Tensor, largest: float, temperature: float = 1.0) -> float:
+    """Return the sum of e to the power of (value - largest) / temperature over a row of the vocabulary, in float64.
+
+    Row by row, as a sum over several rows at once may add up in another order.
+    """
+    return sum(
+        exp(piece.double().div_(temperature).sub_(largest / temperature)).sum().item()
+        for piece in row.split(serial_tokens(row))
+    )

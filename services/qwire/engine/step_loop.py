@@ -12,6 +12,7 @@ import torch
 from qwire.engine.chunk import Finish
 from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 from qwire.engine.runner import ModelRunner
+from qwire.engine.sampler import DrawnToken
 from qwire.engine.scheduler import Scheduler, StepPlan
 from qwire.engine.sequence import Sequence
 from qwire.engine.throughput import DecodeRate
@@ -28,7 +29,7 @@ class Delivery:
     """What a step brought for one generation: a token, the last one with `finish`, or a failure."""
 
     sequence: Sequence
-    token_id: int | None = None
+    token: DrawnToken | None = None
     finish: Finish | None = None
     failure: EngineError | None = None
 
@@ -143,8 +144,8 @@ class StepLoop:
                 for sequence in plan.preempted:
                     _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
                 began_s = time.monotonic()
-                token_ids = self._runner.execute(plan)
-                self._book(plan, token_ids, time.monotonic() - began_s)
+                drawn = self._runner.execute(plan)
+                self._book(plan, drawn, time.monotonic() - began_s)
         except Exception:
             # Whatever it was, the state of the model's memory is unknown now: everything ends, and health says so.
             _logger.exception("engine_died")
@@ -165,13 +166,14 @@ class StepLoop:
                 self._changed.wait()
         return None
 
-    def _book(self, plan: StepPlan, token_ids: list[int | None], step_s: float) -> None:
+    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None], step_s: float) -> None:
+        token_ids = [None if token is None else token.token_id for token in drawn]
         decoded = sum(1 for sequence in plan.sampled if sequence.first_token_unix_ns)
         with self._changed:
             # What was aborted during the step gets nothing more.
-            drawn = [pair for pair in zip(plan.sampled, token_ids, strict=True) if not pair[0].ended]
+            live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
             self._scheduler.update(plan, token_ids, time.time_ns())
-            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in drawn]
+            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
             self._steps += 1
             if decoded:
                 self._rate.record(time.monotonic(), step_s, decoded)

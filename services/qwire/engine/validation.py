@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from qwire.engine.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
 from qwire.engine.protocol import ModelCard
-from qwire.engine.request import SamplingParams, StopParams, TokenRequest
+from qwire.engine.request import MAX_TOP_LOGPROBS, SamplingParams, StopParams, TokenRequest
 
 _MAX_SEED = 2**64 - 1
 
@@ -27,6 +27,10 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
     _check_token_ids("stop.stop_token_ids", request.stop.stop_token_ids, card)
     _check_stop(request.stop, len(request.output_token_ids))
     _check_sampling(request.sampling)
+    if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(
+            "output.top_logprobs", f"It is {request.top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}."
+        )
     needed = prompt_tokens + request.stop.max_output_tokens
     if needed > card.context_tokens:
         raise ContextLengthExceeded(

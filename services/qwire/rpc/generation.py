@@ -126,7 +126,7 @@ class GenerationRun:
     def _delta(self, event: Delta) -> generate_pb2.GenerationDelta | None:
         """Return the delta's message; None where there is nothing that the caller asked to be told."""
         if self._token_info and event.token_ids:
-            tokens = token_messages(event.token_ids)
+            tokens = token_messages(event.token_ids, event.logprobs)
             return generate_pb2.GenerationDelta(channel=pb.CHANNEL_TEXT, text=event.text, tokens=tokens)
         if event.text:
             return generate_pb2.GenerationDelta(channel=pb.CHANNEL_TEXT, text=event.text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
 
-from qwire.engine.chunk import Timings
+from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import SamplingParams, StopParams
 from qwire.text.event import EndReason, Finished, Started
@@ -64,9 +64,18 @@ def finished_message(finished: Finished, total_ns: int, first_token_ns: int | No
     )
 
 
-def token_messages(token_ids: tuple[int, ...]) -> list[pb.TokenInfo]:
-    """Return one record per output token."""
-    return [pb.TokenInfo(id=token_id) for token_id in token_ids]
+def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> list[pb.TokenInfo]:
+    """Return one record per output token, with its log-probabilities where there are any."""
+    if not logprobs:
+        return [pb.TokenInfo(id=token_id) for token_id in token_ids]
+    return [
+        pb.TokenInfo(
+            id=token_id,
+            logprob=record.logprob,
+            top=[pb.TokenAlternative(id=other, logprob=logprob) for other, logprob in record.top],
+        )
+        for token_id, record in zip(token_ids, logprobs, strict=True)
+    ]
 
 
 def duration_message(nanoseconds: int) -> Duration:

@@ -31,7 +31,7 @@ def model_message(model: ServedModel) -> pb.Model:
             default_max_output_tokens=card.default_max_output_tokens,
         ),
         # What is not named here is refused by `qwire.rpc.spec`, field by field.
-        capabilities=pb.ModelCapabilities(chat=model.has_chat_template, resume=True),
+        capabilities=pb.ModelCapabilities(chat=model.has_chat_template, logprobs=True, resume=True),
         quantization=pb.Quantization(
             method=_METHODS.get(quantization.method, pb.QUANTIZATION_METHOD_UNSPECIFIED),
             bits=quantization.bits,

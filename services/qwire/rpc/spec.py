@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwire.engine.protocol import ModelCard
-from qwire.engine.request import Envelope
+from qwire.engine.request import MAX_TOP_LOGPROBS, Envelope
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.prompt import PromptConverter
 from qwire.text.request import GenerationRequest, ResumePoint, SamplingOptions, StopOptions
@@ -57,6 +57,7 @@ class SpecConverter:
         sampling = self._sampling()
         stop = self._stop()
         resume = self._resume(stop)
+        top_logprobs = self._top_logprobs()
         priority = self._priority()
         self._checker.raise_if_any()
         return GenerationRequest(
@@ -65,6 +66,7 @@ class SpecConverter:
             sampling=sampling,
             stop=stop,
             resume=resume,
+            top_logprobs=top_logprobs,
         )
 
     def _refuse_unsupported(self) -> None:
@@ -77,9 +79,16 @@ class SpecConverter:
             self._checker.unsupported(f"{path}.tools", "the model has no tools capability")
         if spec.adapter:
             self._checker.unsupported(f"{path}.adapter", "the model has no adapters capability")
-        self._checker.only_known(spec.output, f"{path}.output")
-        if spec.output.HasField("top_logprobs"):
-            self._checker.unsupported(f"{path}.output.top_logprobs", "the model has no logprobs capability")
+
+    def _top_logprobs(self) -> int | None:
+        options, path, check = self._spec.output, f"{self._path}.output", self._checker
+        check.only_known(options, path)
+        if not options.HasField("top_logprobs"):
+            return None
+        check.in_range(f"{path}.top_logprobs", options.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        if options.HasField("token_info") and not options.token_info:
+            check.refuse(f"{path}.top_logprobs", "is reported with the tokens, which token_info = false leaves out")
+        return options.top_logprobs
 
     def _sampling(self) -> SamplingOptions:
         options, path, check = self._spec.sampling, f"{self._path}.sampling", self._checker

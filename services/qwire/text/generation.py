@@ -57,17 +57,17 @@ class Generation:
             self._tokens += piece.tokens
             timings = self._timings_now() if finish is None else finish.timings
             self._finish(EndReason.STOP_STRING, timings, stop_string=piece.stop_string)
-            return Delta(piece.text, token_ids)
+            return Delta(piece.text, token_ids, chunk.logprobs[: piece.tokens])
         self._tokens += len(chunk.token_ids)
         if finish is None:
-            return Delta(piece.text, chunk.token_ids)
+            return Delta(piece.text, chunk.token_ids, chunk.logprobs)
         self._finish(
             EndReason(finish.reason.value),
             finish.timings,
             stop_token_id=finish.stop_token_id,
             cached_prompt_tokens=finish.cached_prompt_tokens,
         )
-        return Delta(piece.text + self._output.finish(), chunk.token_ids)
+        return Delta(piece.text + self._output.finish(), chunk.token_ids, chunk.logprobs)
 
     def _replay(self) -> None:
         token_ids = self._request.output_token_ids

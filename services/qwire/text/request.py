@@ -91,6 +91,7 @@ class GenerationRequest:
         sampling: How tokens are drawn.
         stop: When the output ends.
         resume: Go on after output that exists; None = a new generation.
+        top_logprobs: As of `qwire.engine.request.TokenRequest`.
     """
 
     prompt: Prompt
@@ -98,3 +99,4 @@ class GenerationRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: StopOptions = field(default_factory=StopOptions)
     resume: ResumePoint | None = None
+    top_logprobs: int | None = None

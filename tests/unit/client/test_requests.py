@@ -92,6 +92,7 @@ def test_every_option_reaches_its_field() -> None:
         stop_token_ids=(5,),
         ignore_eos=True,
         token_info=False,
+        top_logprobs=5,
     )
     spec = generation_spec("hi", options)
     assert spec.model == "m"

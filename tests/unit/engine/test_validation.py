@@ -16,6 +16,8 @@ GOOD = TokenRequest((1, 2, 99), Envelope("a"), StopParams(max_output_tokens=47))
 
 def test_the_bounds_themselves_are_allowed() -> None:
     check_request(GOOD, CARD, 50)
+    check_request(replace(GOOD, top_logprobs=0), CARD, 50)
+    check_request(replace(GOOD, top_logprobs=20), CARD, 50)
     wild = SamplingParams(10, 2, -2, 10, 0, 1.0, 1, 2**64 - 1)
     check_request(replace(GOOD, sampling=wild, output_token_ids=(0,) * 46), CARD, 50)
 
@@ -28,6 +30,8 @@ def test_the_bounds_themselves_are_allowed() -> None:
         ({"prompt_token_ids": (-1,)}, "tokens.ids"),
         ({"output_token_ids": (100,)}, "resume.output_token_ids"),
         ({"output_token_ids": (1,) * 47}, "resume.output_token_ids"),
+        ({"top_logprobs": -1}, "output.top_logprobs"),
+        ({"top_logprobs": 21}, "output.top_logprobs"),
         ({"stop": StopParams(0)}, "stop.max_output_tokens"),
         ({"stop": StopParams(5, min_output_tokens=6)}, "stop.min_output_tokens"),
         ({"stop": StopParams(5, min_output_tokens=-1)}, "stop.min_output_tokens"),

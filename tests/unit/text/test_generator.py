@@ -66,7 +66,8 @@ class GroupingEngine(FakeEngine):
                 if len(group) < size and chunk.finish is None:
                     continue
                 token_ids = tuple(token_id for member in group for token_id in member.token_ids)
-                yield TokenChunk(token_ids, chunk.finish, group[0].timings)
+                logprobs = tuple(record for member in group for record in member.logprobs)
+                yield TokenChunk(token_ids, chunk.finish, group[0].timings, logprobs)
                 size = next(sizes, size)
                 group.clear()
 
@@ -205,6 +206,21 @@ async def test_a_stop_string_cuts_the_text_and_ends_the_engines_generation_first
     finished = finished_of(events)
     assert (finished.reason, finished.stop_string) == (EndReason.STOP_STRING, "END")
     assert finished.output_tokens == len(tokens_of(events)) < len(answer)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (3,), (100,)])
+async def test_log_probabilities_are_cut_with_the_tokens(
+    processor: TextProcessor, card: ModelCard, answer: list[int], sizes: tuple[int, ...]
+):
+    generator = Generator(processor, GroupingEngine(answer, card, sizes), card)
+    request = replace(a_request(stop=StopOptions(stop_strings=("END",))), top_logprobs=2)
+    events = await collect(generator, request)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert finished_of(events).output_tokens == len(tokens_of(events)) < len(answer)
+    assert all(len(delta.logprobs) == len(delta.token_ids) for delta in deltas)
+    records = [record for delta in deltas for record in delta.logprobs]
+    assert [record.top[0][0] for record in records] == tokens_of(events)
+    assert {len(record.top) for record in records} == {2}
 
 
 async def test_timings_at_a_stop_string_are_by_the_engines_clock(
