@@ -37,7 +37,9 @@ async def test_generate_returns_text_tokens_usage_and_timings(stubs: Stubs, proc
 
 
 async def test_started_tells_everything_in_force(stubs: Stubs, processor: TextProcessor):
-    spec = spec_of(sampling=types_pb2.SamplingOptions(top_k=0), stop=types_pb2.StopOptions(stop_strings=["x"]))
+    biases = [types_pb2.LogitBias(token_id=9, bias=-1.5), types_pb2.LogitBias(token_id=4, bias=100)]
+    sampling = types_pb2.SamplingOptions(top_k=0, logit_bias=biases)
+    spec = spec_of(sampling=sampling, stop=types_pb2.StopOptions(stop_strings=["x"]))
     started = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation.started
     card = card_of(processor)
     assert (started.model, started.model_revision) == (card.model_id, card.revision)
@@ -47,6 +49,7 @@ async def test_started_tells_everything_in_force(stubs: Stubs, processor: TextPr
     }
     assert started.sampling.temperature == pytest.approx(card.default_sampling.temperature)
     assert started.sampling.top_k == 0
+    assert list(started.sampling.logit_bias) == biases
     assert started.stop.max_output_tokens == DEFAULT_MAX_OUTPUT_TOKENS
     assert started.stop.HasField("min_output_tokens")
     assert started.stop.HasField("ignore_eos")

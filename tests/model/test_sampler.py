@@ -49,6 +49,8 @@ def reference_sample(logits: np.ndarray, sequence: Sequence) -> int:
         scores[token_id] = score / penalty if score > 0 else score * penalty
     for token_id, count in output.items():
         scores[token_id] -= sampling.presence_penalty + count * sampling.frequency_penalty
+    for token_id, bias in sampling.logit_bias:
+        scores[token_id] += bias
     for token_id in sequence.banned_token_ids:
         scores[token_id] = -math.inf
     ranked = sorted(range(len(scores)), key=lambda token_id: -scores[token_id])
@@ -219,6 +221,38 @@ def test_draws_follow_the_distribution() -> None:
     expected = probabilities * draws
     # Chi-square with 4 degrees of freedom: 18.5 is the 0.999 quantile; the seeds are fixed.
     assert ((observed - expected) ** 2 / expected).sum().item() < 18.5
+
+
+@pytest.mark.parametrize("vocabulary", [50, 64 * 300])
+def test_a_bias_is_added_after_the_penalties_and_before_the_rest(vocabulary: int) -> None:
+    logits = torch.randn(48, vocabulary, generator=torch.Generator().manual_seed(4)) * 3
+    biases = ((), ((7, 2.5), (9, -1.0), (20, 4.0)), ((49, 6.0),), ((11, -100.0), (5, 3.25)))
+    sequences = [
+        make_sequence(replace(GRID[row * 9], logit_bias=biases[row % 4], seed=row), output=(7, 9, 9, 11))
+        for row in range(48)
+    ]
+    expected = [reference_sample(row, sequence) for row, sequence in zip(logits.numpy(), sequences, strict=True)]
+    assert sample(logits, sequences) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_all_but_forces_and_all_but_bans(temperature: float) -> None:
+    logits = torch.randn(20, 64 * 300, generator=torch.Generator().manual_seed(5))
+    forced = [
+        make_sequence(SamplingParams(temperature=temperature, logit_bias=((30, 100.0),), seed=s)) for s in range(20)
+    ]
+    assert sample(logits.clone(), forced) == [30] * 20
+    best = logits.argmax(dim=-1).tolist()
+    banned = [
+        make_sequence(SamplingParams(temperature=temperature, logit_bias=((token_id, -100.0),))) for token_id in best
+    ]
+    assert all(drawn != token_id for drawn, token_id in zip(sample(logits, banned), best, strict=True))
+
+
+def test_a_ban_is_stronger_than_any_bias() -> None:
+    stop = StopParams(max_output_tokens=100, min_output_tokens=2)
+    sequence = make_sequence(SamplingParams(logit_bias=((3, 100.0), (4, 50.0))), stop=stop)
+    assert sample(torch.zeros(1, 10), [sequence]) == [4]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

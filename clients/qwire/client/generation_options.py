@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import TypedDict
@@ -47,6 +47,10 @@ class GenerationOptions(TypedDict, total=False):
 
     frequency_penalty: float | None
     """The same, once per occurrence. Range [-2, 2]; 0 = off."""
+
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits of these token ids, after the penalties and before the temperature. At most 300; range
+    [-100, 100]: 100 all but forces a token, -100 all but bans it. Default: none."""
 
     seed: int | None
     """The same request with the same seed gives the same tokens. Range [0, 2**64). Default: the server draws one and

@@ -62,6 +62,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
             part = cast("ProtoMessage", getattr(spec, name))
             part.SetInParent()
             _assign(part, f"{path}.{name}", values)
+    _set_logit_bias(spec.sampling, options.get("logit_bias"), f"{path}.sampling.logit_bias")
     spec.priority = _priority(options.get("priority"), path)
     return spec
 
@@ -148,6 +149,15 @@ def _role(role: str | Role, path: str) -> Role:
     except ValueError:
         allowed = ", ".join(known.value for known in Role)
         raise InvalidRequest.of(f"{path}.role", f"must be one of {allowed}; got {role!r}") from None
+
+
+def _set_logit_bias(sampling: types_pb2.SamplingOptions, biases: Mapping[int, float] | None, path: str) -> None:
+    if biases is None:
+        return
+    if not isinstance(biases, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidRequest.of(path, f"a mapping of token ids is needed, got {type(biases).__name__}")
+    for position, (token_id, bias) in enumerate(biases.items()):
+        _assign(sampling.logit_bias.add(), f"{path}[{position}]", {"token_id": token_id, "bias": bias})
 
 
 def _priority(priority: Priority | None, path: str) -> types_pb2.Priority.ValueType:

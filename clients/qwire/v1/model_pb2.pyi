@@ -222,7 +222,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def default_sampling(self) -> _types_pb2.SamplingOptions:
-        """What an unset sampling field means for this model; every field but the seed is set."""
+        """What an unset sampling field means for this model; every scalar but the seed is set."""
 
     @_builtins.property
     def end_of_sequence_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -1,4 +1,4 @@
-"""What changes the logits before the draw: penalties, and tokens that must not be drawn."""
+"""What changes the logits before the draw: penalties, bias, and tokens that must not be drawn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from qwire.engine.sequence import Sequence
 
 
 def adjust(logits: Tensor, sequences: list[Sequence]) -> None:
-    """Apply repetition, presence and frequency penalties and bans, in this order.
+    """Apply repetition, presence and frequency penalties, logit bias and bans, in this order.
 
     One scatter for all rows of each kind, so that 32 rows cost little more than one.
 
@@ -19,6 +19,7 @@ def adjust(logits: Tensor, sequences: list[Sequence]) -> None:
     """
     _penalize_repetition(logits, sequences)
     _penalize_output(logits, sequences)
+    _bias(logits, sequences)
     _ban(logits, sequences)
 
 
@@ -57,6 +58,15 @@ def _penalize_output(logits: Tensor, sequences: list[Sequence]) -> None:
     presence = torch.tensor([sampling.presence_penalty for sampling in samplings], device=logits.device)
     frequency = torch.tensor([sampling.frequency_penalty for sampling in samplings], device=logits.device)
     logits[rows, token_ids] -= presence[rows] + frequency[rows] * counts
+
+
+def _bias(logits: Tensor, sequences: list[Sequence]) -> None:
+    biases = [sequence.request.sampling.logit_bias for sequence in sequences]
+    rows, token_ids = _places(
+        [torch.tensor([token_id for token_id, _ in pairs]) if pairs else None for pairs in biases], logits.device
+    )
+    if len(rows):
+        logits[rows, token_ids] += torch.tensor([bias for pairs in biases for _, bias in pairs], device=logits.device)
 
 
 def _ban(logits: Tensor, sequences: list[Sequence]) -> None:

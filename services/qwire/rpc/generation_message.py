@@ -31,7 +31,7 @@ def started_message(started: Started, card: ModelCard, generation_id: str) -> pb
 
 
 def sampling_message(params: SamplingParams, *, seed: int | None) -> pb.SamplingOptions:
-    """Return sampling parameters with every field set; the seed only where there is one."""
+    """Return sampling parameters with every scalar set; the seed only where there is one."""
     return pb.SamplingOptions(
         temperature=params.temperature,
         top_k=params.top_k,
@@ -40,6 +40,7 @@ def sampling_message(params: SamplingParams, *, seed: int | None) -> pb.Sampling
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
+        logit_bias=[pb.LogitBias(token_id=token_id, bias=bias) for token_id, bias in params.logit_bias],
         seed=seed,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwire.engine.protocol import ModelCard
-from qwire.engine.request import MAX_TOP_LOGPROBS, Envelope
+from qwire.engine.request import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Envelope
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.prompt import PromptConverter
 from qwire.text.request import GenerationRequest, ResumePoint, SamplingOptions, StopOptions
@@ -110,7 +110,24 @@ class SpecConverter:
             presence_penalty=options.presence_penalty if options.HasField("presence_penalty") else None,
             frequency_penalty=options.frequency_penalty if options.HasField("frequency_penalty") else None,
             seed=options.seed if options.HasField("seed") else None,
+            logit_bias=self._logit_bias(f"{path}.logit_bias") or None,
         )
+
+    def _logit_bias(self, path: str) -> tuple[tuple[int, float], ...]:
+        biases, check = self._spec.sampling.logit_bias[:MAX_LOGIT_BIASES], self._checker
+        if len(self._spec.sampling.logit_bias) > MAX_LOGIT_BIASES:
+            check.refuse(path, f"at most {MAX_LOGIT_BIASES} tokens may have a bias")
+        seen = set[int]()
+        for index, one in enumerate(biases):
+            check.only_known(one, f"{path}[{index}]")
+            check.in_range(f"{path}[{index}].bias", one.bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+            if one.token_id >= self._card.vocabulary_tokens:
+                size = self._card.vocabulary_tokens
+                check.refuse(f"{path}[{index}].token_id", f"must be below the vocabulary's size, {size}")
+            elif one.token_id in seen:
+                check.refuse(f"{path}[{index}].token_id", "must not have a bias before")
+            seen.add(one.token_id)
+        return tuple((one.token_id, one.bias) for one in biases)
 
     def _stop(self) -> StopOptions:
         options, path, check = self._spec.stop, f"{self._path}.stop", self._checker

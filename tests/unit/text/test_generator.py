@@ -264,7 +264,7 @@ async def test_unset_options_are_the_models_and_the_seed_is_drawn(make: Make, ca
 
 async def test_chosen_options_are_kept_zeros_included(make: Make, answer: list[int]):
     generator, _ = make(answer)
-    sampling = SamplingOptions(0.0, 0, 0.5, 0.0, 1.5, -1.0, 0.5, 0)
+    sampling = SamplingOptions(0.0, 0, 0.5, 0.0, 1.5, -1.0, 0.5, 0, ((1, 2.0),))
     started = started_of(await collect(generator, a_request(sampling=sampling)))
     assert started.sampling == SamplingParams(
         temperature=0.0,
@@ -275,6 +275,7 @@ async def test_chosen_options_are_kept_zeros_included(make: Make, answer: list[i
         presence_penalty=-1.0,
         frequency_penalty=0.5,
         seed=0,
+        logit_bias=((1, 2.0),),
     )
 
 
