@@ -31,11 +31,20 @@ from qwire.engine.sequence import Sequence
 
 VOCABULARY = 151_936
 PROMPT_TOKENS = 200
-PARAMETERS: dict[str, dict[str, Any]] = {
-    "top-k 20, top-p 0.8": {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
-    "top-p 0.8": {"temperature": 0.7, "top_k": 0, "top_p": 0.8},
-    "temperature alone": {"temperature": 0.7, "top_k": 0, "top_p": 1.0},
+OFF = VOCABULARY
+"""Top-k for a request that keeps every token, where others of its batch do not: the peer takes 0 for 1."""
+PARAMETERS: dict[str, list[dict[str, Any]]] = {
+    "top-k 20, top-p 0.8": [{"temperature": 0.7, "top_k": 20, "top_p": 0.8}],
+    "top-p 0.8": [{"temperature": 0.7, "top_k": 0, "top_p": 0.8}],
+    "temperature alone": [{"temperature": 0.7, "top_k": 0, "top_p": 1.0}],
+    "mixed": [
+        {"temperature": 0.7, "top_k": 20, "top_p": 0.8},
+        {"temperature": 1.0, "top_k": 50, "top_p": 1.0},
+        {"temperature": 0.7, "top_k": OFF, "top_p": 0.8},
+        {"temperature": 0.7, "top_k": OFF, "top_p": 1.0},
+    ],
 }
+"""Dealt out to the requests of a batch in turn."""
 
 
 class Peer:
@@ -43,14 +52,14 @@ class Peer:
 
     Args:
         rows: Requests in the batch.
-        parameters: Of each of them.
+        parameters: Dealt out to them; the first ones are the defaults.
         own: Whether each request has parameters of its own.
     """
 
-    def __init__(self, rows: int, parameters: dict[str, Any], *, own: bool) -> None:
+    def __init__(self, rows: int, parameters: list[dict[str, Any]], *, own: bool) -> None:
         small = Qwen2Config(vocab_size=VOCABULARY, hidden_size=8, intermediate_size=8, num_hidden_layers=1)
         small.num_attention_heads = small.num_key_value_heads = 1
-        generation = GenerationConfig(do_sample=True, **parameters)
+        generation = GenerationConfig(do_sample=True, **parameters[0])
         with torch.device("meta"):
             model: Any = Qwen2ForCausalLM(small)
         self._processors = ContinuousBatchingLogitsProcessorList(
@@ -58,7 +67,7 @@ class Peer:
         )
         self._requests = [
             FutureRequestState(
-                RequestState(str(row), [1], logit_processor_kwargs=dict(parameters)),
+                RequestState(str(row), [1], logit_processor_kwargs=parameters[row % len(parameters)]),
                 has_new_token=True,
                 complete_blocks={},
                 query_length=1,
@@ -88,14 +97,14 @@ class Peer:
 class Ours:
     """Our sampler, every request with parameters of its own."""
 
-    def __init__(self, rows: int, parameters: dict[str, Any]) -> None:
+    def __init__(self, rows: int, parameters: list[dict[str, Any]]) -> None:
         self._sequences = [
             Sequence(
                 TokenRequest(
                     tuple(range(PROMPT_TOKENS)),
                     Envelope(str(row)),
                     StopParams(100),
-                    SamplingParams(**parameters, seed=row),
+                    SamplingParams(**parameters[row % len(parameters)], seed=row),
                 ),
                 frozenset({3}),
                 0,
@@ -114,8 +123,9 @@ def compare(name: str, rows: int, pairs: int) -> None:
     sides: dict[str, Callable[[Tensor], object]] = {
         "ours": Ours(rows, parameters),
         "peer, own parameters": Peer(rows, parameters, own=True),
-        "peer, one for all": Peer(rows, parameters, own=False),
     }
+    if len(parameters) == 1:
+        sides["peer, one for all"] = Peer(rows, parameters, own=False)
     times: dict[str, list[float]] = {side: [] for side in sides}
     generator = torch.Generator().manual_seed(rows)
     for pair in range(-1, pairs):  # the first one warms

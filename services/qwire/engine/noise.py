@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from qwire.engine.serial import log, serial_tokens
+from qwire.engine.serial import log, piece_tokens
 
 _MASK_32 = 0xFFFF_FFFF
 _MASK_64 = 0xFFFF_FFFF_FFFF_FFFF
@@ -60,9 +60,10 @@ def loud_token_ids(key: Tensor, vocabulary: int, least: float) -> Tensor:
     """
     low, high = (_signed(int(part)) for part in key.tolist())
     threshold = math.floor(math.exp(-math.exp(1e-6 - max(least, -4.0))) * 2.0**32) - 1
-    every = torch.arange(vocabulary, dtype=torch.int32, device=key.device)
+    step = piece_tokens(key.device, vocabulary)
     loud: list[Tensor] = []
-    for token_ids in every.split(serial_tokens(every)):
+    for start in range(0, vocabulary, step):
+        token_ids = torch.arange(start, min(start + step, vocabulary), dtype=torch.int32, device=key.device)
         bits = _mix_32_in_place(_mix_32_in_place(token_ids ^ low).bitwise_xor_(high))
         # The order of unsigned numbers is that of signed ones whose uppermost bit is turned.
         bits.bitwise_xor_(_signed(1 << 31))
