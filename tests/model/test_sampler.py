@@ -11,31 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from qwire.engine.noise import gumbel_noise, loud_token_ids, noise_key
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
 from qwire.engine.sampler import sample
 from qwire.engine.sequence import Sequence
+from tests.support.reference_noise import reference_noise
 
 pytestmark = pytest.mark.model
-
-MASK_32, MASK_64 = 2**32 - 1, 2**64 - 1
-
-
-def reference_noise(seed: int, position: int, token_id: int) -> float:
-    def mix_64(value: int) -> int:
-        value = (value + 0x9E3779B97F4A7C15) & MASK_64
-        value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & MASK_64
-        value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & MASK_64
-        return value ^ (value >> 31)
-
-    def mix_32(bits: int) -> int:
-        bits = ((bits ^ (bits >> 16)) * 0x85EBCA6B) & MASK_32
-        bits = ((bits ^ (bits >> 13)) * 0xC2B2AE35) & MASK_32
-        return bits ^ (bits >> 16)
-
-    key = mix_64(mix_64(seed) ^ position)
-    bits = mix_32(mix_32(token_id ^ (key & MASK_32)) ^ (key >> 32))
-    return -math.log(-math.log((bits + 0.5) / 2**32))
 
 
 def reference_sample(logits: np.ndarray, sequence: Sequence) -> int:
@@ -79,46 +60,6 @@ def make_sequence(
     stop = stop or StopParams(max_output_tokens=100)
     request = TokenRequest((5, 6, 7, 7, 8), Envelope("a"), stop, sampling, output)
     return Sequence(request, frozenset({3}), 0, 0)
-
-
-@pytest.mark.parametrize("seed", [0, 1, 2**32, 2**63, 2**64 - 1])
-def test_noise_is_the_documented_hash(seed: int) -> None:
-    token_ids = torch.tensor([0, 1, 77, 151_935, 2**31])
-    for position in (0, 1, 40_000):
-        expected = [reference_noise(seed, position, token_id) for token_id in token_ids.tolist()]
-        assert gumbel_noise(seed, position, token_ids).tolist() == pytest.approx(expected, rel=1e-12)
-
-
-def test_noise_of_some_tokens_is_their_noise_among_all() -> None:
-    every = gumbel_noise(9, 3, torch.arange(5000))
-    some = torch.tensor([4999, 17, 0, 17])
-    assert torch.equal(gumbel_noise(9, 3, some), every[some])
-
-
-@pytest.mark.parametrize("least", [-math.inf, -3.2, 0.0, 5.0, 11.0, 30.0])
-def test_loud_tokens_are_those_with_enough_noise(least: float) -> None:
-    for seed in (0, 1, 2**64 - 1):
-        noise = gumbel_noise(seed, 7, torch.arange(100_000))
-        loud = loud_token_ids(torch.tensor(noise_key(seed, 7)), 100_000, least)
-        assert set((noise >= least).nonzero()[:, 0].tolist()) <= set(loud.tolist())
-        assert (noise[loud] >= least - 2e-6).all()
-
-
-def test_noise_has_the_gumbel_distribution_and_no_visible_pattern() -> None:
-    noise = torch.stack([gumbel_noise(seed, 0, torch.arange(2000)) for seed in range(200)])
-    assert noise.mean().item() == pytest.approx(0.5772, abs=0.01)
-    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.02)
-    # Neighbouring tokens, seeds and positions are as independent as 400,000 numbers can show (5 sigma).
-    centred = noise - noise.mean()
-    positions = torch.stack([gumbel_noise(1, position, torch.arange(2000)) for position in range(200)])
-    positions = positions - positions.mean()
-    for left, right in (
-        (centred[:, 1:], centred[:, :-1]),
-        (centred[1:], centred[:-1]),
-        (positions[1:], positions[:-1]),
-    ):
-        correlation = (left * right).mean() / noise.var()
-        assert abs(correlation.item()) < 5 / math.sqrt(left.numel())
 
 
 GRID = [

@@ -72,7 +72,7 @@ class Draws:
             temperature=_column([sampling.temperature for sampling in samplings]),
             top_k=torch.tensor(top_k)[:, None],
             top_p=_column([sampling.top_p if sampling.top_p < 1 else math.inf for sampling in samplings]),
-            log_min_p=_column([sampling.min_p for sampling in samplings]).log(),
+            log_min_p=_column([math.log(one.min_p) if one.min_p > 0 else -math.inf for one in samplings]),
             totals=_column(totals),
             keys=torch.tensor([noise_key(s.request.sampling.seed, len(s.output_token_ids)) for s in sequences]),
         )
@@ -109,7 +109,7 @@ class Draws:
         """
         temperature, perturbed = self.temperature[row].item(), choice.perturbed[row].item()
         largest, least = (ranking.logits[row, place].item() / temperature for place in (0, -1))
-        token_ids = loud_token_ids(self.keys[row].to(logits.device), len(logits), perturbed - least)
+        token_ids = loud_token_ids(self.keys[row], len(logits), perturbed - least, logits.device)
         scores, token_ids = logits[token_ids].cpu().double() / temperature, token_ids.cpu()
         rivals = scores + keyed_noise(self.keys[row], token_ids)
         rivals[scores < largest + self.log_min_p[row].item()] = -math.inf

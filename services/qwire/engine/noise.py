@@ -47,7 +47,7 @@ def keyed_noise(keys: Tensor, token_ids: Tensor) -> Tensor:
     return -log(-log(uniform))
 
 
-def loud_token_ids(key: Tensor, vocabulary: int, least: float) -> Tensor:
+def loud_token_ids(key: Tensor, vocabulary: int, least: float, device: torch.device) -> Tensor:
     """Return every token id whose noise is at least `least`, and perhaps a few whose noise is a millionth less.
 
     Six times faster than the noise of a whole vocabulary: 32 bits are hashed as such, and need no logarithm to be
@@ -57,13 +57,14 @@ def loud_token_ids(key: Tensor, vocabulary: int, least: float) -> Tensor:
         key: int64, `[2]`, from `noise_key`.
         vocabulary: Token ids are below it.
         least: Any number.
+        device: Where to hash, and where the token ids are wanted.
     """
     low, high = (_signed(int(part)) for part in key.tolist())
     threshold = math.floor(math.exp(-math.exp(1e-6 - max(least, -4.0))) * 2.0**32) - 1
-    step = piece_tokens(key.device, vocabulary)
+    step = piece_tokens(device, vocabulary)
     loud: list[Tensor] = []
     for start in range(0, vocabulary, step):
-        token_ids = torch.arange(start, min(start + step, vocabulary), dtype=torch.int32, device=key.device)
+        token_ids = torch.arange(start, min(start + step, vocabulary), dtype=torch.int32, device=device)
         bits = _mix_32_in_place(_mix_32_in_place(token_ids ^ low).bitwise_xor_(high))
         # The order of unsigned numbers is that of signed ones whose uppermost bit is turned.
         bits.bitwise_xor_(_signed(1 << 31))
