@@ -8,7 +8,10 @@ they are not.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -48,6 +51,51 @@ class Segment:
         return [self.pages[page] * page_tokens + offset for page, offset in places]
 
 
+class LoneAttention(Protocol):
+    """Attends for tokens that are the only ones of their sequence in a step, all of them at once."""
+
+    def __call__(
+        self, tokens: LoneTokens, layer: KeysAndValues, query: Tensor, out: Tensor, *, page_tokens: int, scaling: float
+    ) -> None:
+        """Write their rows of `out`.
+
+        Args:
+            tokens: Which ones.
+            layer: All keys and values of the layer, each `[slots, kv_heads, head_size]`.
+            query: `[1, heads, tokens, head_size]` of all packed tokens.
+            out: `[1, tokens, heads, head_size]`, contiguous.
+            page_tokens: Slots of a page.
+            scaling: Factor of the scores.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoneTokens:
+    """Tokens that are the only ones of their sequence in a step. All tensors are int64 on the CPU.
+
+    Attributes:
+        places: `[rows]`: where they stand among the packed tokens.
+        ends: `[rows]`: how many tokens of its sequence each one sees, itself included.
+        pages: Those of their sequences, one sequence after the other.
+        first_page: `[rows]`: where each one's begin in `pages`.
+    """
+
+    places: Tensor
+    ends: Tensor
+    pages: Tensor
+    first_page: Tensor
+
+    @classmethod
+    def of(cls, placed: list[tuple[int, Segment]]) -> LoneTokens:
+        """Take segments of one token, each with its place among the packed tokens."""
+        pages = [page for _, segment in placed for page in segment.pages]
+        counts = [len(segment.pages) for _, segment in placed]
+        first_page = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
+        ends = [segment.end for _, segment in placed]
+        return cls(*map(torch.tensor, ([place for place, _ in placed], ends, pages, first_page)))
+
+
 class RaggedBatch:
     """The packed tokens of a step: where their keys and values go, and what they see.
 
@@ -56,18 +104,23 @@ class RaggedBatch:
     Args:
         pool: The keys and values of all sequences.
         segments: The sequences, in the order of their packed tokens.
+        lone: Attends for those of one token; None = that is done sequence by sequence, as for the others.
     """
 
-    def __init__(self, pool: KVPool, segments: list[Segment]) -> None:
+    def __init__(self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None = None) -> None:
         device = pool.shape.device
         self._pool = pool
-        self._lengths = [segment.length for segment in segments]
-        self._decode_only = all(length == 1 for length in self._lengths)
-        self._masks = [_mask(segment, pool) for segment in segments]
         slots = [slot for segment in segments for slot in segment.slots(pool.page_tokens)]
         self._slots = torch.tensor(slots, device=device)
-        self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in segments]
-        scattered = [segment for segment, run in zip(segments, self._runs, strict=True) if run is None]
+        places = [end - segment.length for end, segment in zip(_ends(segments), segments, strict=True)]
+        placed = list(zip(places, segments, strict=True))
+        alone = [one for one in placed if lone is not None and one[1].length == 1]
+        self._lone, self._lone_tokens = lone, LoneTokens.of(alone) if alone else None
+        self._placed = [one for one in placed if lone is None or one[1].length > 1]
+        others = [segment for _, segment in self._placed]
+        self._masks = [_mask(segment, pool) for segment in others]
+        self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in others]
+        scattered = [segment for segment, run in zip(others, self._runs, strict=True) if run is None]
         pages = [page for segment in scattered for page in segment.pages]
         self._scattered_pages = torch.tensor(pages, device=device)
         # One buffer for all layers: they are computed one after the other.
@@ -89,17 +142,15 @@ class RaggedBatch:
         """
         self._pool.write(layer, self._slots, key, value)
         _, heads, tokens, head_size = query.shape
-        queries, seen = query.split(self._lengths, dim=2), self._seen(layer)
-        if self._decode_only:
-            rows = [_attend_one(q, k, v, scaling) for q, (k, v) in zip(queries, seen, strict=True)]
-            return torch.cat(rows).view(1, tokens, heads, head_size)
-        outputs: list[Tensor] = []
-        for q, (k, v), mask in zip(queries, seen, self._masks, strict=True):
-            if q.shape[2] == 1:
-                outputs.append(_attend_one(q, k, v, scaling).reshape(1, 1, heads, head_size))
-            else:
-                outputs.append(_attend_many(q, k, v, mask, scaling))
-        return torch.cat(outputs, dim=1)
+        out = query.new_empty(1, tokens, heads, head_size)
+        if self._lone is not None and self._lone_tokens is not None:
+            page_tokens, seen = self._pool.page_tokens, self._pool.layer(layer)
+            self._lone(self._lone_tokens, seen, query, out, page_tokens=page_tokens, scaling=scaling)
+        for (place, segment), mask, (k, v) in zip(self._placed, self._masks, self._seen(layer), strict=True):
+            q = query.narrow(2, place, segment.length)
+            attended = _attend_one(q, k, v, scaling) if segment.length == 1 else _attend_many(q, k, v, mask, scaling)
+            out.narrow(1, place, segment.length).copy_(attended.reshape(1, segment.length, heads, head_size))
+        return out
 
     def _seen(self, layer: int) -> list[KeysAndValues]:
         """Return the keys and values of each sequence in one layer."""
@@ -150,3 +201,8 @@ def _views(buffer: tuple[Tensor, Tensor], segments: list[Segment]) -> list[KeysA
 def _heads_first(pages: Tensor) -> Tensor:
     """Turn `[pages, page_tokens, kv_heads, head_size]` into `[1, kv_heads, tokens, head_size]`."""
     return pages.flatten(0, 1).transpose(0, 1).unsqueeze(0)
+
+
+def _ends(segments: list[Segment]) -> Iterator[int]:
+    """Return where each segment ends among the packed tokens."""
+    return accumulate(segment.length for segment in segments)

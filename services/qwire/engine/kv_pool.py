@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 KeysAndValues = tuple[Tensor, Tensor]
-"""Of some tokens in one layer, each `[1, kv_heads, tokens, head_size]`."""
+"""Those of some tokens in one layer, each `[1, kv_heads, tokens, head_size]` where it is not said otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,10 @@ class KVPool:
         self._keys = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self._values = torch.empty(size, dtype=shape.dtype, device=shape.device)
         self._layers = list(zip(self._keys.unbind(0), self._values.unbind(0), strict=True))
+
+    def layer(self, layer: int) -> KeysAndValues:
+        """Return all keys and all values of a layer, each `[slots, kv_heads, head_size]`."""
+        return self._layers[layer]
 
     def write(self, layer: int, slots: Tensor, key: Tensor, value: Tensor) -> None:
         """Write new keys and values, `[1, kv_heads, tokens, head_size]`, to the slots of their tokens."""

@@ -10,6 +10,7 @@ import psutil
 import torch
 
 from qwire.engine.arithmetic import Arithmetic
+from qwire.engine.attention import LoneAttention
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
 from qwire.engine.decoder import Decoder
@@ -41,6 +42,7 @@ class LoadedModel:
         quantization: How its weights are held.
         parameters: Weights in all, tied ones once.
         non_finite_weights: Those of them that are NaN or infinite.
+        lone_attention: Attends for single tokens; None = as for several.
     """
 
     decoder: Decoder
@@ -50,6 +52,7 @@ class LoadedModel:
     quantization: QuantizationFacts
     parameters: int
     non_finite_weights: int
+    lone_attention: LoneAttention | None = None
 
     @property
     def kv_shape(self) -> KVShape:
@@ -79,16 +82,18 @@ def load_model(folder: Path, source_format: str, config: EngineConfig) -> Loaded
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
     decoder: Decoder
+    lone: LoneAttention | None = None
     if device.type == "cpu" and config.quantization in _OWN:
         arithmetic, facts = _arithmetic(config, source_format)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
+        lone = arithmetic.attention if isinstance(arithmetic, Q8Arithmetic) else None
     else:
         # Where it is not needed its hundred megabytes are not taken.
         from qwire.engine.transformers_loader import load_transformers  # noqa: PLC0415
 
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
         files.read_all()
-    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite)
+    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, lone)
 
 
 def thread_count(config: EngineConfig) -> int:

@@ -58,5 +58,5 @@ class ModelRunner:
         return self._loaded.decoder.hidden(
             torch.tensor(token_ids, device=device),
             torch.tensor(positions, device=device),
-            RaggedBatch(self._pool, segments),
+            RaggedBatch(self._pool, segments, self._loaded.lone_attention),
         )

@@ -1,4 +1,4 @@
-// Linear layers of a decoder with 8-bit weights, for CPUs.
+// What a decoder with 8-bit weights computes on a CPU: linear layers, positions of heads, attention of single tokens.
 //
 // A weight matrix [rows, columns] is cut into groups of 32 columns. A group's weights are int8 with one float16 scale:
 // w = scale * q, q in [-127, 127]. Activations are quantized on the way in, in the same groups: int16, float32 scale.
@@ -212,6 +212,77 @@ void silu_gate(const float *gate, const float *up, int64_t columns, float *out) 
   for (int64_t i = 0; i < columns; ++i) out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+// Turns scores into the weights of a sum whose total is returned; a NaN makes all of them NaN.
+float soften(float *scores, int64_t count) {
+  float most = scores[0], total = 0.0f;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < count; ++i) most = std::max(most, scores[i]);
+#pragma omp simd reduction(+ : total)
+  for (int64_t i = 0; i < count; ++i) {
+    const float score = scores[i] - most;
+    scores[i] = exponential(score) + score * 0.0f;
+    total += scores[i];
+  }
+  return total;
+}
+
+} // namespace
+
+extern "C" {
+
+// Tokens that attend alone, each of its own sequence.
+//   keys, values: of one layer, [slot][kv_heads][size], float32; a page is `page_tokens` slots
+//   pages: those of all sequences, one after the other; row r's begin at first_page[r]
+//   tokens: where row r stands among the packed tokens; it sees `ends[r]` tokens of its sequence, itself included
+//   query: [packed token][heads][size], tokens `query_stride` floats apart; out: the same, contiguous
+struct Attention {
+  const float *keys, *values;
+  int64_t heads, kv_heads, size, page_tokens, rows;
+  const int64_t *pages, *first_page, *tokens, *ends;
+  float scaling;
+};
+
+} // extern "C"
+
+namespace {
+
+// The heads of one row that share a key and value head: each key and each value is read once for all of them.
+template <int Size>
+void attend_heads(const Attention &a, int64_t row, int64_t kv_head, const float *query, float *out) {
+  static thread_local std::vector<float> buffer;
+  const int64_t size = Size ? Size : a.size, heads = a.heads / a.kv_heads, stride = a.kv_heads * size, end = a.ends[row];
+  const int64_t *pages = a.pages + a.first_page[row];
+  buffer.resize(static_cast<size_t>(heads * end));
+  float *scores = buffer.data();
+  for (int64_t first = 0; first < end; first += a.page_tokens) {
+    const float *key = a.keys + *pages++ * a.page_tokens * stride + kv_head * size;
+    for (int64_t token = first; token < std::min(end, first + a.page_tokens); ++token, key += stride)
+      for (int64_t head = 0; head < heads; ++head) {
+        const float *q = query + head * size;
+        float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t i = 0; i < size; ++i) sum += q[i] * key[i];
+        scores[head * end + token] = sum * a.scaling;
+      }
+  }
+  for (int64_t head = 0; head < heads; ++head) {
+    const float inverse = 1.0f / soften(scores + head * end, end);
+    for (int64_t token = 0; token < end; ++token) scores[head * end + token] *= inverse;
+  }
+  std::fill(out, out + heads * size, 0.0f);
+  pages = a.pages + a.first_page[row];
+  for (int64_t first = 0; first < end; first += a.page_tokens) {
+    const float *value = a.values + *pages++ * a.page_tokens * stride + kv_head * size;
+    for (int64_t token = first; token < std::min(end, first + a.page_tokens); ++token, value += stride)
+      for (int64_t head = 0; head < heads; ++head) {
+        const float weight = scores[head * end + token];
+        float *target = out + head * size;
+#pragma omp simd
+        for (int64_t i = 0; i < size; ++i) target[i] += weight * value[i];
+      }
+  }
+}
+
 } // namespace
 
 extern "C" {
@@ -325,6 +396,20 @@ void qwire_rotate(float *x, int64_t rows, int64_t stride, int64_t heads, int64_t
         low[i] = first * c[i] - second * s[i];
         high[i] = second * c[i] + first * s[i];
       }
+    }
+}
+
+void qwire_attend(const Attention *a, const float *query, int64_t query_stride, float *out) {
+#pragma omp parallel for schedule(dynamic, 1) collapse(2)
+  for (int64_t row = 0; row < a->rows; ++row)
+    for (int64_t kv_head = 0; kv_head < a->kv_heads; ++kv_head) {
+      const int64_t first_head = kv_head * (a->heads / a->kv_heads) * a->size;
+      const float *q = query + a->tokens[row] * query_stride + first_head;
+      float *o = out + a->tokens[row] * a->heads * a->size + first_head;
+      // The compiler makes more of a size that it knows.
+      if (a->size == 64) attend_heads<64>(*a, row, kv_head, q, o);
+      else if (a->size == 128) attend_heads<128>(*a, row, kv_head, q, o);
+      else attend_heads<0>(*a, row, kv_head, q, o);
     }
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from qwire.engine.arithmetic import HeadNorms, Norm
+from qwire.engine.q8.attention import KernelAttention
 from qwire.engine.q8.library import GATED, NORMED, PLAIN, InputArgument, Library, WeightArgument
 
 GROUP = 32
@@ -19,6 +20,9 @@ BLOCK = 16
 class Q8Arithmetic:
     """See `Arithmetic`.
 
+    Attributes:
+        attention: Attends for single tokens.
+
     Args:
         library: As `qwire.engine.q8.build` made it.
 
@@ -28,6 +32,7 @@ class Q8Arithmetic:
 
     def __init__(self, library: Path) -> None:
         self._library = Library(library)
+        self.attention = KernelAttention(self._library)
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Q8Matrix:
         """See `Arithmetic.pack`."""

@@ -35,6 +35,25 @@ class InputArgument(ctypes.Structure):
     )
 
 
+class AttentionArgument(ctypes.Structure):
+    """`Attention` of kernel.cpp."""
+
+    _fields_ = (
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("heads", ctypes.c_int64),
+        ("kv_heads", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("page_tokens", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("pages", ctypes.c_void_p),
+        ("first_page", ctypes.c_void_p),
+        ("tokens", ctypes.c_void_p),
+        ("ends", ctypes.c_void_p),
+        ("scaling", ctypes.c_float),
+    )
+
+
 class Library:
     """A loaded library; its functions let other threads run.
 
@@ -54,5 +73,7 @@ class Library:
         self.linear.argtypes = (weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
         self.rotate = functions.qwire_rotate
         self.rotate.argtypes = (pointer, *(integer,) * 5, *(pointer,) * 3, ctypes.c_float)
-        for function in (self.pack, self.linear, self.rotate):
+        self.attend = functions.qwire_attend
+        self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer, integer, pointer)
+        for function in (self.pack, self.linear, self.rotate, self.attend):
             function.restype = None
