@@ -108,13 +108,14 @@ TURNS = (
 
 
 def assert_tool_parity(processor: TextProcessor, peer: object, *, thinking: bool | None) -> None:
-    turns: list[dict[str, object]] = [
-        {"role": turn.role.value, "content": turn.text}
-        | {
+    turns = [
+        {
+            "role": turn.role.value,
+            "content": turn.text,
             "tool_calls": [
                 {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in turn.tool_calls
-            ]
+            ],
         }
         for turn in TURNS
     ]

@@ -53,10 +53,11 @@ def test_how_the_text_is_cut_changes_nothing(
     text: str, data: st.DataObject, *, thinking: bool, opened: bool, calls: bool
 ):
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=8))
-    options = {"thinking": thinking, "opened": opened and thinking, "calls": calls}
-    whole = split(text, **options)
-    assert split(text, cuts, **options) == whole
-    assert split(text, list(range(len(text))), **options) == whole
+    opened = opened and thinking
+    whole, cut, by_letter = (
+        split(text, ends, thinking=thinking, opened=opened, calls=calls) for ends in ([], cuts, list(range(len(text))))
+    )
+    assert whole == cut == by_letter
 
 
 @given(text=OUTPUTS)
