@@ -98,7 +98,8 @@ def test_every_option_reaches_its_field() -> None:
     sent = {field.name: value for part in (spec.sampling, spec.stop, spec.output) for field, value in part.ListFields()}
     sent |= {name: tuple(sent[name]) for name in ("stop_strings", "stop_token_ids")}
     assert sent == {name: value for name, value in options.items() if name != "model"}
-    assert set(options) | {"system", "priority"} == set(GenerationOptions.__annotations__)
+    elsewhere = {"system", "priority", "tools", "reasoning", "reasoning_budget_tokens"}
+    assert set(options) | elsewhere == set(GenerationOptions.__annotations__)
 
 
 def test_priority() -> None:
