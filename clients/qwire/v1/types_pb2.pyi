@@ -545,7 +545,10 @@ Global___ToolOptions: _TypeAlias = ToolOptions  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
-    """A call that the model asks for. What the model writes between its tags and is not exactly a call stays text."""
+    """A call that the model asks for: a JSON object of exactly a name and arguments, that it writes between Qwen's
+    `<tool_call>` tags, or, as Qwen2.5-Coder models do, in a json code block, where the name is that of a tool on offer.
+    What it writes there and is not exactly a call stays text.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -122,7 +122,7 @@ class TextProcessor:
         token_bytes = self._tokenizer.token_bytes
         tail = b"".join(token_bytes[token_id] for token_id in prompt_token_ids[-_TAIL_TOKENS:])
         opened = thinking and tail.rstrip().endswith(THINK_OPEN.encode())
-        return OutputSplitter(thinking=thinking, opened=opened, calls=bool(prompt.tools))
+        return OutputSplitter(thinking=thinking, opened=opened, tools=[tool.name for tool in prompt.tools])
 
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self._template is None:

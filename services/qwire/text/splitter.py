@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
@@ -11,12 +12,33 @@ from qwire.text.call_text import WrittenCall, parse_call
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
 CALL_OPEN = "<tool_call>"
-CALL_CLOSE = "</tool_call>"
 
 _STRING = re.compile(r'(?:[^"\\\n]|\\.)*')
 """The rest of a JSON string, as far as it is there; no string goes beyond its line."""
-_OUTSIDE = re.compile(r'[^"<]*')
-"""JSON outside its strings, where no tag can be part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CallForm:
+    """How a call is set apart from the answer.
+
+    Attributes:
+        opening: What stands before it.
+        closing: What stands behind it.
+        outside: JSON outside its strings, where no part of the closing tag can stand.
+        strict: Other things stand between these tags, too: a call begins with its name, which is that of a tool.
+    """
+
+    opening: str
+    closing: str
+    outside: re.Pattern[str]
+    strict: bool = False
+
+
+_FORMS = (
+    _CallForm(CALL_OPEN, "</tool_call>", re.compile(r'[^"<]*')),
+    # Qwen2.5-Coder models are told of the tags as the others are, and write this.
+    _CallForm("```json\n", "```", re.compile(r'[^"`]*'), strict=True),
+)
 
 
 class Channel(Enum):
@@ -50,22 +72,26 @@ class OutputSplitter:
     """Splits an output at its tags. What comes out after some text depends on this text only, not on its pieces.
 
     Thinking is what stands between `<think>` at the beginning of the output, or of the prompt's end, and `</think>`.
-    A tool call is a JSON object between `<tool_call>` and `</tool_call>` in the answer; anything else between them is
-    text, tags included. Line breaks after a tag and before `</think>` belong to the tag.
+    A tool call is a JSON object between `<tool_call>` and `</tool_call>` in the answer, or one that names a tool in a
+    code block of its own; anything else between them is text, tags included. Line breaks after a tag and before
+    `</think>` belong to the tag.
 
     Args:
         thinking: Whether `<think>` may begin the output.
         opened: Whether the prompt ends with `<think>`, so that the output begins with thinking.
-        calls: Whether there are tools to call; without them, no tag of a call means anything.
+        tools: Names of the tools that may be called; without any, no tag of a call means anything.
     """
 
-    def __init__(self, *, thinking: bool = False, opened: bool = False, calls: bool = False) -> None:
+    def __init__(self, *, thinking: bool = False, opened: bool = False, tools: Collection[str] = ()) -> None:
         self._state = _State.THINKING if opened else _State.START if thinking else _State.ANSWER
-        self._calls = calls
+        self._tools = frozenset(tools)
+        self._forms = _FORMS if tools else ()
         self._held = ""
-        # Of a call, what has been looked at, and whether that ends within a string.
+        # Of a call: its form, what has been looked at, whether that ends within a string, and whether it has a key.
+        self._form = _FORMS[0]
         self._scanned = 0
         self._in_string = False
+        self._keyed = False
         self._after_tag = opened
         self._parts: list[Part] = []
 
@@ -77,7 +103,7 @@ class OutputSplitter:
     @property
     def may_call(self) -> bool:
         """Whether there are tools to call."""
-        return self._calls
+        return bool(self._forms)
 
     @property
     def in_call(self) -> bool:
@@ -94,7 +120,7 @@ class OutputSplitter:
 
     def finish(self) -> list[Part]:
         """Return what was held back: no more text comes. A call that is not complete is text."""
-        text = CALL_OPEN + self._held if self.in_call else self._held
+        text = self._form.opening + self._held if self.in_call else self._held
         channel = Channel.REASONING if self.thinking else Channel.TEXT
         self._held = ""
         return [Said(channel, text)] if text else []
@@ -140,12 +166,13 @@ class OutputSplitter:
         return False
 
     def _answer(self) -> bool:
-        begin = self._held.find(CALL_OPEN) if self._calls else -1
-        if begin >= 0:
+        found = [(at, form) for form in self._forms if (at := self._held.find(form.opening)) >= 0]
+        if found:
+            begin, self._form = min(found, key=lambda one: one[0])
             self._say(Channel.TEXT, self._held[:begin])
-            self._enter(_State.CALL_START, self._held[begin + len(CALL_OPEN) :])
+            self._enter(_State.CALL_START, self._held[begin + len(self._form.opening) :])
             return True
-        certain = len(self._held) - (_begun(self._held, CALL_OPEN) if self._calls else 0)
+        certain = len(self._held) - max((_begun(self._held, form.opening) for form in self._forms), default=0)
         self._say(Channel.TEXT, self._held[:certain])
         self._held = self._held[certain:]
         return False
@@ -157,21 +184,22 @@ class OutputSplitter:
         if body[0] != "{":
             self._refuse_call(0)  # so that prose about the tag does not wait for a call's end
             return True
-        self._state, self._scanned, self._in_string = _State.CALL, 0, False
+        self._state, self._scanned, self._in_string, self._keyed = _State.CALL, 0, False, False
         return True
 
     def _outside(self) -> bool:
-        at = _end(_OUTSIDE, self._held, self._scanned)
+        closing = self._form.closing
+        at = _end(self._form.outside, self._held, self._scanned)
         self._scanned = at
         if at == len(self._held):
             return False
         if self._held[at] == '"':
             self._scanned, self._in_string = at + 1, True
             return True
-        if self._held.startswith(CALL_CLOSE, at):
+        if self._held.startswith(closing, at):
             self._end_call(at)
             return True
-        if CALL_CLOSE.startswith(self._held[at:]):
+        if closing.startswith(self._held[at:]):
             return False
         self._refuse_call(at)
         return True
@@ -181,23 +209,25 @@ class OutputSplitter:
         self._scanned = at
         if at == len(self._held) or self._held[at:] == "\\":
             return False
-        if self._held[at] == '"':
-            self._scanned, self._in_string = at + 1, False
+        misnamed = self._form.strict and not self._keyed and not self._held[:at].endswith('"name')
+        if self._held[at] == '"' and not misnamed:
+            self._scanned, self._in_string, self._keyed = at + 1, False, True
         else:
             self._refuse_call(at)
         return True
 
     def _end_call(self, at: int) -> None:
         call = parse_call(self._held[:at])
-        if call is None:
-            self._refuse_call(at + len(CALL_CLOSE))
+        end = at + len(self._form.closing)
+        if call is None or (self._form.strict and call.name not in self._tools):
+            self._refuse_call(end)
             return
         self._parts.append(call)
-        self._enter(_State.ANSWER, self._held[at + len(CALL_CLOSE) :], after_tag=True)
+        self._enter(_State.ANSWER, self._held[end:], after_tag=True)
 
     def _refuse_call(self, at: int) -> None:
         """Pass the text on up to here: it is no call."""
-        self._say(Channel.TEXT, CALL_OPEN + self._held[:at])
+        self._say(Channel.TEXT, self._form.opening + self._held[:at])
         self._enter(_State.ANSWER, self._held[at:])
 
     def _enter(self, state: _State, rest: str, *, after_tag: bool = False) -> None:
