@@ -14,6 +14,14 @@ from qwire.v1 import types_pb2
 class Tool:
     """A function that the model may ask to have called.
 
+    Example:
+        tool = Tool("weather", "Tells the weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
+        messages = [ChatMessage(Role.USER, "How is the weather in Köln?")]
+        asked = client.generate(messages, tools=[tool])
+        results = [ChatMessage.result_of(call, weather(**call.arguments)) for call in asked.tool_calls]
+        messages += [asked.message, *results]
+        print(client.generate(messages, tools=[tool]).text)
+
     Attributes:
         name: Its name: 1 to 64 letters, digits, underscores and dashes.
         description: What it does, for the model to read.

@@ -84,6 +84,8 @@ class OutputText:
         Returns:
             What they gave; their token counts add up to the tokens taken.
         """
+        if self._splitter.plain:
+            return self._take_plain(token_ids)
         pieces: list[OutputPiece] = []
         for token_id in token_ids:
             if self.budget_spent:
@@ -104,6 +106,18 @@ class OutputText:
             text += part.text if channel is Channel.REASONING else self._matcher.push(part.text, honour=False)[0]
         rest = self._matcher.finish()
         return [OutputPiece(self._line_breaks + text + rest, 0, channel=channel)]
+
+    def _take_plain(self, token_ids: Sequence[int]) -> list[OutputPiece]:
+        """Take tokens that are all of the answer: what most outputs are, and faster than the way round the splitter."""
+        texts: list[str] = []
+        for token_id in token_ids:
+            self._tokens += 1
+            honour = self._tokens >= self._min_output_tokens
+            text, stop_string = self._matcher.push(self._detokenizer.push(token_id), honour=honour)
+            texts.append(text)
+            if stop_string is not None:
+                return [OutputPiece("".join(texts), len(texts), stop_string)]
+        return [OutputPiece("".join(texts), len(texts))] if texts else []
 
     def _take(self, token_id: int) -> list[OutputPiece]:
         """Return what one token gives; the token is counted with the last piece, which is never a call."""

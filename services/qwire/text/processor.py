@@ -7,10 +7,11 @@ from pathlib import Path
 
 from qwire.engine.errors import InvalidRequest
 from qwire.text.abilities import TextAbilities
+from qwire.text.call_scanner import CALL_OPEN
 from qwire.text.detokenizer import Detokenizer
 from qwire.text.output import OutputText
 from qwire.text.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from qwire.text.splitter import CALL_OPEN, THINK_CLOSE, THINK_OPEN, OutputSplitter
+from qwire.text.splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
 from qwire.text.stop import StopMatcher
 from qwire.text.template import ChatTemplate
 from qwire.text.tokenizer import QwenTokenizer

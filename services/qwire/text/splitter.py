@@ -2,43 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
-from qwire.text.call_text import WrittenCall, parse_call
+from qwire.text.call_scanner import CALL_FORMS, CallScanner
+from qwire.text.call_text import WrittenCall
 
 THINK_OPEN = "<think>"
 THINK_CLOSE = "</think>"
-CALL_OPEN = "<tool_call>"
-
-_STRING = re.compile(r'(?:[^"\\\n]|\\.)*')
-"""The rest of a JSON string, as far as it is there; no string goes beyond its line."""
-
-
-@dataclass(frozen=True, slots=True)
-class _CallForm:
-    """How a call is set apart from the answer.
-
-    Attributes:
-        opening: What stands before it.
-        closing: What stands behind it.
-        outside: JSON outside its strings, where no part of the closing tag can stand.
-        strict: Other things stand between these tags, too: a call begins with its name, which is that of a tool.
-    """
-
-    opening: str
-    closing: str
-    outside: re.Pattern[str]
-    strict: bool = False
-
-
-_FORMS = (
-    _CallForm(CALL_OPEN, "</tool_call>", re.compile(r'[^"<]*')),
-    # Qwen2.5-Coder models are told of the tags as the others are, and write this.
-    _CallForm("```json\n", "```", re.compile(r'[^"`]*'), strict=True),
-)
 
 
 class Channel(Enum):
@@ -64,7 +36,6 @@ class _State(Enum):
     START = "start"
     THINKING = "thinking"
     ANSWER = "answer"
-    CALL_START = "call start"
     CALL = "call"
 
 
@@ -85,15 +56,16 @@ class OutputSplitter:
     def __init__(self, *, thinking: bool = False, opened: bool = False, tools: Collection[str] = ()) -> None:
         self._state = _State.THINKING if opened else _State.START if thinking else _State.ANSWER
         self._tools = frozenset(tools)
-        self._forms = _FORMS if tools else ()
+        self._forms = CALL_FORMS if tools else ()
         self._held = ""
-        # Of a call: its form, what has been looked at, whether that ends within a string, and whether it has a key.
-        self._form = _FORMS[0]
-        self._scanned = 0
-        self._in_string = False
-        self._keyed = False
+        self._scanner = CallScanner(CALL_FORMS[0], self._tools)
         self._after_tag = opened
         self._parts: list[Part] = []
+
+    @property
+    def plain(self) -> bool:
+        """Whether everything from here on is the answer, and comes out as it goes in."""
+        return self._state is _State.ANSWER and not (self._forms or self._held or self._after_tag)
 
     @property
     def thinking(self) -> bool:
@@ -108,7 +80,7 @@ class OutputSplitter:
     @property
     def in_call(self) -> bool:
         """Whether a call may be under way."""
-        return self._state in {_State.CALL_START, _State.CALL}
+        return self._state is _State.CALL
 
     def push(self, text: str) -> list[Part]:
         """Take the next piece of text and return what is certain now."""
@@ -120,7 +92,7 @@ class OutputSplitter:
 
     def finish(self) -> list[Part]:
         """Return what was held back: no more text comes. A call that is not complete is text."""
-        text = self._form.opening + self._held if self.in_call else self._held
+        text = self._scanner.form.opening + self._held if self.in_call else self._held
         channel = Channel.REASONING if self.thinking else Channel.TEXT
         self._held = ""
         return [Said(channel, text)] if text else []
@@ -138,10 +110,8 @@ class OutputSplitter:
                 return self._think()
             case _State.ANSWER:
                 return self._answer()
-            case _State.CALL_START:
-                return self._start_call()
             case _State.CALL:
-                return self._string() if self._in_string else self._outside()
+                return self._call()
 
     def _start(self) -> bool:
         begun = self._held.lstrip()
@@ -168,67 +138,26 @@ class OutputSplitter:
     def _answer(self) -> bool:
         found = [(at, form) for form in self._forms if (at := self._held.find(form.opening)) >= 0]
         if found:
-            begin, self._form = min(found, key=lambda one: one[0])
+            begin, form = min(found, key=lambda one: one[0])
             self._say(Channel.TEXT, self._held[:begin])
-            self._enter(_State.CALL_START, self._held[begin + len(self._form.opening) :])
+            self._scanner = CallScanner(form, self._tools)
+            self._enter(_State.CALL, self._held[begin + len(form.opening) :])
             return True
         certain = len(self._held) - max((_begun(self._held, form.opening) for form in self._forms), default=0)
         self._say(Channel.TEXT, self._held[:certain])
         self._held = self._held[certain:]
         return False
 
-    def _start_call(self) -> bool:
-        body = self._held.lstrip()
-        if not body:
+    def _call(self) -> bool:
+        verdict = self._scanner.scan(self._held)
+        if verdict is None:
             return False
-        if body[0] != "{":
-            self._refuse_call(0)  # so that prose about the tag does not wait for a call's end
-            return True
-        self._state, self._scanned, self._in_string, self._keyed = _State.CALL, 0, False, False
-        return True
-
-    def _outside(self) -> bool:
-        closing = self._form.closing
-        at = _end(self._form.outside, self._held, self._scanned)
-        self._scanned = at
-        if at == len(self._held):
-            return False
-        if self._held[at] == '"':
-            self._scanned, self._in_string = at + 1, True
-            return True
-        if self._held.startswith(closing, at):
-            self._end_call(at)
-            return True
-        if closing.startswith(self._held[at:]):
-            return False
-        self._refuse_call(at)
-        return True
-
-    def _string(self) -> bool:
-        at = _end(_STRING, self._held, self._scanned)
-        self._scanned = at
-        if at == len(self._held) or self._held[at:] == "\\":
-            return False
-        misnamed = self._form.strict and not self._keyed and not self._held[:at].endswith('"name')
-        if self._held[at] == '"' and not misnamed:
-            self._scanned, self._in_string, self._keyed = at + 1, False, True
+        if verdict.call is None:
+            self._say(Channel.TEXT, self._scanner.form.opening + self._held[: verdict.end])
         else:
-            self._refuse_call(at)
+            self._parts.append(verdict.call)
+        self._enter(_State.ANSWER, self._held[verdict.end :], after_tag=verdict.call is not None)
         return True
-
-    def _end_call(self, at: int) -> None:
-        call = parse_call(self._held[:at])
-        end = at + len(self._form.closing)
-        if call is None or (self._form.strict and call.name not in self._tools):
-            self._refuse_call(end)
-            return
-        self._parts.append(call)
-        self._enter(_State.ANSWER, self._held[end:], after_tag=True)
-
-    def _refuse_call(self, at: int) -> None:
-        """Pass the text on up to here: it is no call."""
-        self._say(Channel.TEXT, self._form.opening + self._held[:at])
-        self._enter(_State.ANSWER, self._held[at:])
 
     def _enter(self, state: _State, rest: str, *, after_tag: bool = False) -> None:
         self._state, self._held, self._after_tag = state, rest, after_tag
@@ -241,9 +170,6 @@ class OutputSplitter:
 def _begun(text: str, tag: str) -> int:
     """Return how many characters at the end of a text may be the beginning of a tag."""
     longest = min(len(text), len(tag) - 1)
+    if tag[0] not in text[-longest:]:  # nearly always
+        return 0
     return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)
-
-
-def _end(pattern: re.Pattern[str], text: str, at: int) -> int:
-    found = pattern.match(text, at)
-    return at if found is None else found.end()

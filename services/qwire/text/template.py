@@ -11,10 +11,11 @@ from jinja2 import meta
 from jinja2.exceptions import TemplateSyntaxError
 
 from qwire.engine.errors import InvalidRequest
+from qwire.text.call_scanner import CALL_OPEN
 from qwire.text.errors import UnusableTokenizer
 from qwire.text.request import ChatMessage
 from qwire.text.sandbox import MessagesRefused, sandbox
-from qwire.text.splitter import CALL_OPEN, THINK_OPEN
+from qwire.text.splitter import THINK_OPEN
 from qwire.text.tool import Tool
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
