@@ -23,7 +23,7 @@ DEV    := $(VENV)/.stamp-dev
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv dev model serve test check fmt lint types imports stubs stubs-check proto-check proto-accept \
-        infra-check bench constraints hooks image deploy clean
+        infra-check bench bench-engine eval constraints hooks image deploy clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -112,6 +112,12 @@ infra-check: $(DEV) ## Validate the Serve configs, the Dockerfile and the Kubern
 
 bench: $(DEV) ## Measure the whole path against the same engine in process
 	$(BIN)/python -m tests.bench.path $(ARGS)
+
+bench-engine: $(DEV) ## Measure the engine alone against transformers and llama.cpp
+	$(BIN)/python -m tests.bench.engine $(ARGS)
+
+eval: $(DEV) ## Measure what each quantization costs in quality, against float32; writes docs/quality.md
+	$(BIN)/python -m tests.bench.quality $(ARGS)
 
 image: ## Build the container image IMAGE
 	docker build --file infra/docker/Dockerfile --tag $(IMAGE) $(ARGS) .

@@ -23,6 +23,12 @@ def sampling(**fields: float) -> Change:
     return lambda spec: spec.sampling.MergeFrom(types_pb2.SamplingOptions(**fields))  # pyright: ignore[reportArgumentType] - any field
 
 
+def bias(*biases: tuple[int, float]) -> Change:
+    return lambda spec: spec.sampling.logit_bias.extend(
+        types_pb2.LogitBias(token_id=token_id, bias=value) for token_id, value in biases
+    )
+
+
 def stop(**fields: object) -> Change:
     return lambda spec: spec.stop.MergeFrom(types_pb2.StopOptions(**fields))  # pyright: ignore[reportArgumentType] - any field
 
@@ -82,6 +88,16 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
     "presence +": (sampling(presence_penalty=2.1), {"sampling.presence_penalty": INVALID}),
     "frequency -": (sampling(frequency_penalty=-2.1), {"sampling.frequency_penalty": INVALID}),
     "frequency +": (sampling(frequency_penalty=2.1), {"sampling.frequency_penalty": INVALID}),
+    "bias +": (bias((1, 100.5)), {"sampling.logit_bias[0].bias": INVALID}),
+    "bias -": (bias((1, 1), (2, -math.inf)), {"sampling.logit_bias[1].bias": INVALID}),
+    "bias nan": (bias((1, math.nan)), {"sampling.logit_bias[0].bias": INVALID}),
+    "bias token id": (bias((VOCABULARY, 1)), {"sampling.logit_bias[0].token_id": INVALID}),
+    "bias twice": (bias((1, 1), (2, 1), (1, 1)), {"sampling.logit_bias[2].token_id": INVALID}),
+    "biases": (
+        bias(*((1, 1),) * 301),
+        {"sampling.logit_bias": INVALID}
+        | {f"sampling.logit_bias[{index}].token_id": INVALID for index in range(1, 16)},
+    ),
     "max output 0": (stop(max_output_tokens=0), {"stop.max_output_tokens": INVALID}),
     "max output +": (stop(max_output_tokens=MAX_OUTPUT_TOKENS + 1), {"stop.max_output_tokens": INVALID}),
     "min output": (stop(max_output_tokens=5, min_output_tokens=6), {"stop.min_output_tokens": INVALID}),
@@ -96,7 +112,11 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
     "reasoning": (lambda spec: setattr(spec.reasoning, "enabled", False), {"reasoning": UNSUPPORTED}),
     "tools": (lambda spec: spec.tools.tools.add(name="f"), {"tools": UNSUPPORTED}),
     "adapter": (lambda spec: setattr(spec, "adapter", "a"), {"adapter": UNSUPPORTED}),
-    "top_logprobs": (lambda spec: setattr(spec.output, "top_logprobs", 0), {"output.top_logprobs": UNSUPPORTED}),
+    "top_logprobs +": (lambda spec: setattr(spec.output, "top_logprobs", 21), {"output.top_logprobs": INVALID}),
+    "top_logprobs without tokens": (
+        lambda spec: spec.output.MergeFrom(types_pb2.OutputOptions(token_info=False, top_logprobs=0)),
+        {"output.top_logprobs": INVALID},
+    ),
     "priority": (lambda spec: setattr(spec, "priority", 9), {"priority": INVALID}),
     "resume nothing": (lambda spec: spec.resume.SetInParent(), {"resume.output_token_ids": INVALID}),
     "resume token id": (

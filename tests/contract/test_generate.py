@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from qwire.engine.fake import FakeEngine
@@ -35,7 +37,9 @@ async def test_generate_returns_text_tokens_usage_and_timings(stubs: Stubs, proc
 
 
 async def test_started_tells_everything_in_force(stubs: Stubs, processor: TextProcessor):
-    spec = spec_of(sampling=types_pb2.SamplingOptions(top_k=0), stop=types_pb2.StopOptions(stop_strings=["x"]))
+    biases = [types_pb2.LogitBias(token_id=9, bias=-1.5), types_pb2.LogitBias(token_id=4, bias=100)]
+    sampling = types_pb2.SamplingOptions(top_k=0, logit_bias=biases)
+    spec = spec_of(sampling=sampling, stop=types_pb2.StopOptions(stop_strings=["x"]))
     started = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation.started
     card = card_of(processor)
     assert (started.model, started.model_revision) == (card.model_id, card.revision)
@@ -45,6 +49,7 @@ async def test_started_tells_everything_in_force(stubs: Stubs, processor: TextPr
     }
     assert started.sampling.temperature == pytest.approx(card.default_sampling.temperature)
     assert started.sampling.top_k == 0
+    assert list(started.sampling.logit_bias) == biases
     assert started.stop.max_output_tokens == DEFAULT_MAX_OUTPUT_TOKENS
     assert started.stop.HasField("min_output_tokens")
     assert started.stop.HasField("ignore_eos")
@@ -80,6 +85,26 @@ async def test_without_token_info_no_tokens_are_told(stubs: Stubs):
     assert responses[-1].finished.usage.output_tokens == DEFAULT_MAX_OUTPUT_TOKENS
 
 
+@pytest.mark.parametrize("top", [0, 1, 20])
+async def test_log_probabilities_are_told_with_each_token(stubs: Stubs, top: int):
+    stop = types_pb2.StopOptions(stop_strings=["zz", "de"])
+    spec = spec_of("abcdef", stop=stop, output=types_pb2.OutputOptions(top_logprobs=top))
+    whole = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation
+    responses = await collect(stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=spec)))
+    assert len(whole.tokens) == whole.finished.usage.output_tokens == 5
+    assert list(whole.tokens) == [token for response in responses for token in response.delta.tokens]
+    for token in whole.tokens:
+        assert token.logprob == pytest.approx(math.log(0.5))
+        assert len(token.top) == top
+        assert [one.logprob for one in token.top] == pytest.approx([math.log(0.5) * n for n in range(1, top + 1)])
+        assert [one.id for one in token.top[:1]] == [token.id][:top]
+
+
+async def test_without_being_asked_no_log_probability_is_told(stubs: Stubs):
+    generation = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec_of()))).generation
+    assert not any(token.HasField("logprob") or token.top for token in generation.tokens)
+
+
 async def test_stop_string_is_matched_and_told(stubs: Stubs):
     spec = spec_of("abcdef", stop=types_pb2.StopOptions(stop_strings=["zz", "de"]))
     generation = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation
@@ -111,6 +136,15 @@ async def test_resume_goes_on_as_if_never_interrupted(stubs: Stubs):
     assert [response.sequence for response in rest] == list(range(7, 7 + len(rest)))
     assert "".join(r.delta.text for r in (*whole[:6], *rest)) == "".join(r.delta.text for r in whole)
     assert rest[-1].finished.usage == whole[-1].finished.usage
+
+
+async def test_resume_goes_on_with_its_log_probabilities(stubs: Stubs):
+    output = types_pb2.OutputOptions(top_logprobs=3)
+    spec = spec_of(sampling=types_pb2.SamplingOptions(seed=7), output=output)
+    whole = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation
+    spec.resume.output_token_ids.extend(token.id for token in whole.tokens[:6])
+    rest = (await stubs.generate.Generate(pb.GenerateRequest(spec=spec))).generation
+    assert list(rest.tokens) == list(whole.tokens[6:])
 
 
 async def test_chat_and_token_prompts(stubs: Stubs, processor: TextProcessor, engine: FakeEngine):

@@ -92,13 +92,15 @@ async def test_unknown_field_of_a_request_is_refused(method: str, stubs: Stubs):
 
 @pytest.mark.parametrize(
     "path",
-    ["", "sampling", "stop", "output", "resume", "chat", "tokens", "chat.messages[0]"],
+    ["", "sampling", "stop", "output", "resume", "chat", "tokens", "chat.messages[0]", "sampling.logit_bias[0]"],
 )
 async def test_unknown_field_within_a_spec_is_refused_with_its_path(path: str, stubs: Stubs):
     spec = GenerationSpec(text="abc")
     inner: Message = spec
     if path.startswith("chat.messages"):
         inner = spec.chat.messages.add(role=2, text="hi")
+    elif path.startswith("sampling.logit_bias"):
+        inner = spec.sampling.logit_bias.add()
     elif path:
         inner = getattr(spec, path)
         inner.SetInParent()

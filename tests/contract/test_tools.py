@@ -109,7 +109,7 @@ async def test_the_capability_is_told(processor: TextProcessor):
     async with open_thinker(processor, "hi") as model:
         response = await model.stubs.models.GetModel(model_pb2.GetModelRequest(model="tiny"))
         assert {field.name for field, _ in response.model.capabilities.ListFields()} == {
-            *("chat", "resume", "tools", "reasoning")
+            *("chat", "logprobs", "resume", "tools", "reasoning")
         }
 
 

@@ -106,7 +106,7 @@ async def start_engine() -> AsyncGenerator[Callable[..., Awaitable[LocalEngine]]
 
     async def start(folder: Path, **options: Any) -> LocalEngine:
         checkpoint = Checkpoint(folder, "tiny", "revision", "", "w" * 64, "t" * 64)
-        defaults: dict[str, Any] = {"device": "cpu", "threads": 1}
+        defaults: dict[str, Any] = {"device": "cpu", "threads": 1, "quantization": "none"}
         config = EngineConfig(**{**defaults, **options})
         engines.append(await LocalEngine.start(checkpoint, config))
         return engines[-1]

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AttentionInterface
 
-from qwire.engine.attention import ATTENTION_NAME, ragged_attention
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import (
     CapacityExceeded,
@@ -77,7 +76,10 @@ async def test_the_oldest_wait_is_told(tiny_qwen2: Path, start_engine: StartEngi
 
 
 async def test_what_does_not_fit_is_refused_before_it_waits(tiny_qwen2: Path, start_engine: StartEngine) -> None:
-    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=100, context_tokens=200, default_max_output_tokens=9)
+    engine = await start_engine(
+        tiny_qwen2, kv_capacity_tokens=96, page_tokens=10, context_tokens=200, default_max_output_tokens=9
+    )
+    assert (await engine.stats()).kv_capacity_tokens == 100
     card = await engine.card()
     assert (card.context_tokens, card.max_output_tokens, card.default_max_output_tokens) == (200, 199, 9)
     with pytest.raises(ContextLengthExceeded):
@@ -90,13 +92,15 @@ async def test_what_does_not_fit_is_refused_before_it_waits(tiny_qwen2: Path, st
     assert await consume(engine, request("a", StopParams(97)))
 
 
-async def test_a_request_waits_for_memory(tiny_qwen2: Path, start_engine: StartEngine) -> None:
-    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=100)
-    generations = [asyncio.create_task(consume(engine, request(str(i), StopParams(60)))) for i in range(3)]
+async def test_a_prompt_waits_for_memory(tiny_qwen2: Path, start_engine: StartEngine) -> None:
+    engine = await start_engine(tiny_qwen2, kv_capacity_tokens=96)
+    prompt = tuple(range(4, 54))
+    generations = [asyncio.create_task(consume(engine, request(str(i), StopParams(30), prompt))) for i in range(3)]
     await asyncio.sleep(0)
     stats = await engine.stats()
-    assert (stats.running, stats.waiting, stats.kv_used_tokens, stats.kv_capacity_tokens) == (1, 2, 63, 100)
+    assert (stats.running, stats.waiting, stats.kv_used_tokens, stats.kv_capacity_tokens) == (1, 2, 64, 96)
     assert all([chunk for chunk in chunks if chunk.finish] for chunks in await asyncio.gather(*generations))
+    assert (await engine.stats()).kv_used_tokens == 0
 
 
 async def test_an_id_names_one_generation(tiny_qwen2: Path, start_engine: StartEngine) -> None:
@@ -124,12 +128,18 @@ async def test_a_slow_consumer_loses_nothing_and_gets_larger_chunks(
     assert tokens(slow) == tokens(quick)
 
 
+@pytest.mark.parametrize("top_logprobs", [None, 5])
 @pytest.mark.parametrize("sampling", [SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9)])
 async def test_logits_that_are_not_finite_fail_their_own_request_only(
-    tiny_qwen2: Path, start_engine: StartEngine, copy_checkpoint: Callable[..., Path], sampling: SamplingParams
+    tiny_qwen2: Path,
+    start_engine: StartEngine,
+    copy_checkpoint: Callable[..., Path],
+    sampling: SamplingParams,
+    top_logprobs: int | None,
 ) -> None:
     def of(name: str, prompt: tuple[int, ...]) -> TokenRequest:
-        return TokenRequest(prompt, Envelope(name), StopParams(20, ignore_eos=True), sampling)
+        stop = StopParams(20, ignore_eos=True)
+        return TokenRequest(prompt, Envelope(name), stop, sampling, top_logprobs=top_logprobs)
 
     clean = await start_engine(tiny_qwen2)
     healthy = [of("a", (4, 5, 6)), of("b", tuple(range(200, 240))), of("c", (9,))]
@@ -176,11 +186,9 @@ async def test_a_failing_step_ends_the_engine_and_tells_everybody(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
-    AttentionInterface.register(ATTENTION_NAME, broken)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RaggedBatch, "attend", broken)
         results = await asyncio.gather(*generations, return_exceptions=True)
-    finally:
-        AttentionInterface.register(ATTENTION_NAME, ragged_attention)
     assert [type(result) for result in results] == [EngineUnavailable] * 2
     with pytest.raises(EngineUnavailable):
         await engine.stats()

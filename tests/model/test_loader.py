@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from qwire.engine.checkpoint_config import UnsupportedCheckpoint
 from qwire.engine.config import EngineConfig
-from qwire.engine.linear import PackedLinear, can_pack, pack_linears
+from qwire.engine.exact import ExactArithmetic, can_pack
 from qwire.engine.loader import load_model, thread_count
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
@@ -53,7 +53,12 @@ async def test_quantized_models_generate(
     bits: int,
 ) -> None:
     engine = await start_engine(
-        tiny_model, quantization=quantization, double_quantization=double_quantization, max_step_tokens=16
+        tiny_model,
+        quantization=quantization,
+        double_quantization=double_quantization,
+        max_step_tokens=16,
+        # Both are to be computed: `int8` chooses its columns per step, and what is reused comes from another one.
+        prefix_reuse=False,
     )
     facts = (await engine.card()).quantization
     assert (facts.method, facts.bits, facts.compute_dtype) == (quantization, bits, "float32")
@@ -70,18 +75,15 @@ async def test_quantized_models_generate(
     assert "MatMul8bitLt" not in caplog.text, "a step must not write log lines"
 
 
-def test_packed_linears_compute_the_same(tiny_model: Path) -> None:
+def test_packed_matrices_compute_the_same() -> None:
     assert can_pack(), "this build of torch has lost the packed linear; the engine would run on plain ones, slower"
-    ids = torch.tensor([[5, 6, 7, 8]])
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, local_files_only=True)
-    with torch.inference_mode():
-        expected = model(ids).logits
-        pack_linears(model, rows=16)
+    torch.manual_seed(1)
+    weight, bias = torch.randn(100, 48), torch.randn(100)
+    matrix = ExactArithmetic(tokens=16).pack(weight, bias)
+    for tokens in (1, 2, 16, 100):
+        x = torch.randn(tokens, 48)
         # Only the order of the additions differs.
-        torch.testing.assert_close(model(ids).logits, expected, rtol=1e-5, atol=1e-4)
-    names = {name for name, module in model.named_modules() if isinstance(module, PackedLinear)}
-    assert len(names) == 3 * 7 + 1
-    assert not any(type(module) is torch.nn.Linear for module in model.modules())
+        torch.testing.assert_close(matrix.of(x), x @ weight.T + bias, rtol=1e-5, atol=1e-4)
 
 
 def test_pickled_weights_are_refused(tiny_qwen2: Path, copy_checkpoint: Callable[..., Path]) -> None:

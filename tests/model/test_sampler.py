@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from qwire.engine.noise import gumbel_noise
+from qwire.engine.noise import gumbel_noise, loud_token_ids, noise_key
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
 from qwire.engine.sampler import sample
 from qwire.engine.sequence import Sequence
@@ -48,6 +49,8 @@ def reference_sample(logits: np.ndarray, sequence: Sequence) -> int:
         scores[token_id] = score / penalty if score > 0 else score * penalty
     for token_id, count in output.items():
         scores[token_id] -= sampling.presence_penalty + count * sampling.frequency_penalty
+    for token_id, bias in sampling.logit_bias:
+        scores[token_id] += bias
     for token_id in sequence.banned_token_ids:
         scores[token_id] = -math.inf
     ranked = sorted(range(len(scores)), key=lambda token_id: -scores[token_id])
@@ -90,6 +93,15 @@ def test_noise_of_some_tokens_is_their_noise_among_all() -> None:
     every = gumbel_noise(9, 3, torch.arange(5000))
     some = torch.tensor([4999, 17, 0, 17])
     assert torch.equal(gumbel_noise(9, 3, some), every[some])
+
+
+@pytest.mark.parametrize("least", [-math.inf, -3.2, 0.0, 5.0, 11.0, 30.0])
+def test_loud_tokens_are_those_with_enough_noise(least: float) -> None:
+    for seed in (0, 1, 2**64 - 1):
+        noise = gumbel_noise(seed, 7, torch.arange(100_000))
+        loud = loud_token_ids(torch.tensor(noise_key(seed, 7)), 100_000, least)
+        assert set((noise >= least).nonzero()[:, 0].tolist()) <= set(loud.tolist())
+        assert (noise[loud] >= least - 2e-6).all()
 
 
 def test_noise_has_the_gumbel_distribution_and_no_visible_pattern() -> None:
@@ -149,6 +161,54 @@ def test_a_flat_distribution_goes_beyond_the_partial_sort() -> None:
     assert sample(logits, sequences) == expected
 
 
+LARGE = 64 * 300
+"""A vocabulary of whole blocks, large enough that most of them are never looked at."""
+WIDE = [
+    *GRID[::23],
+    SamplingParams(temperature=1.0),
+    SamplingParams(temperature=2.0, min_p=0.001),
+    SamplingParams(temperature=2.0, top_p=0.6),
+    SamplingParams(temperature=2.0, top_p=0.999),
+    SamplingParams(temperature=2.0, top_k=255),
+    SamplingParams(temperature=2.0, top_k=1000, top_p=0.9),
+    SamplingParams(temperature=2.0, top_k=10_000),
+    SamplingParams(temperature=2.0, top_k=10**6, top_p=0.5, repetition_penalty=1.2, frequency_penalty=0.5),
+]
+
+
+def wide_sequences() -> list[Sequence]:
+    return [
+        make_sequence(replace(sampling, seed=seed), output=(7, 9, 9, 11)[: seed % 5])
+        for seed, sampling in enumerate(WIDE)
+    ]
+
+
+@pytest.mark.parametrize("grain", [0.0, 0.25, 4.0])
+def test_a_large_vocabulary_and_equal_logits_draw_what_the_reference_draws(grain: float) -> None:
+    """With a grain, logits are rounded to it: crowds of tokens are equally likely, and the lower id goes first."""
+    logits = torch.randn(len(WIDE), LARGE, generator=torch.Generator().manual_seed(5)) * 2
+    if grain:
+        logits = (logits / grain).round() * grain
+    sequences = wide_sequences()
+    expected = [reference_sample(row, sequence) for row, sequence in zip(logits.numpy(), sequences, strict=True)]
+    assert sample(logits.clone(), sequences) == expected
+    alone = [sample(row[None].clone(), [sequence])[0] for row, sequence in zip(logits, sequences, strict=True)]
+    assert alone == expected
+
+
+def test_a_row_does_not_depend_on_its_place_or_its_mates() -> None:
+    generator = torch.Generator().manual_seed(6)
+    logits = (torch.randn(len(WIDE), LARGE, generator=generator) * 8).round() / 4
+    sequences = wide_sequences()
+    expected = sample(logits.clone(), sequences)
+    for _ in range(8):
+        some = torch.randperm(len(WIDE), generator=generator)[
+            : int(torch.randint(1, len(WIDE), (), generator=generator))
+        ]
+        rows = some.tolist()
+        assert sample(logits[some], [sequences[row] for row in rows]) == [expected[row] for row in rows]
+
+
 def test_draws_follow_the_distribution() -> None:
     probabilities = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05])
     draws = 20_000
@@ -161,6 +221,38 @@ def test_draws_follow_the_distribution() -> None:
     expected = probabilities * draws
     # Chi-square with 4 degrees of freedom: 18.5 is the 0.999 quantile; the seeds are fixed.
     assert ((observed - expected) ** 2 / expected).sum().item() < 18.5
+
+
+@pytest.mark.parametrize("vocabulary", [50, 64 * 300])
+def test_a_bias_is_added_after_the_penalties_and_before_the_rest(vocabulary: int) -> None:
+    logits = torch.randn(48, vocabulary, generator=torch.Generator().manual_seed(4)) * 3
+    biases = ((), ((7, 2.5), (9, -1.0), (20, 4.0)), ((49, 6.0),), ((11, -100.0), (5, 3.25)))
+    sequences = [
+        make_sequence(replace(GRID[row * 9], logit_bias=biases[row % 4], seed=row), output=(7, 9, 9, 11))
+        for row in range(48)
+    ]
+    expected = [reference_sample(row, sequence) for row, sequence in zip(logits.numpy(), sequences, strict=True)]
+    assert sample(logits, sequences) == expected
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_bias_all_but_forces_and_all_but_bans(temperature: float) -> None:
+    logits = torch.randn(20, 64 * 300, generator=torch.Generator().manual_seed(5))
+    forced = [
+        make_sequence(SamplingParams(temperature=temperature, logit_bias=((30, 100.0),), seed=s)) for s in range(20)
+    ]
+    assert sample(logits.clone(), forced) == [30] * 20
+    best = logits.argmax(dim=-1).tolist()
+    banned = [
+        make_sequence(SamplingParams(temperature=temperature, logit_bias=((token_id, -100.0),))) for token_id in best
+    ]
+    assert all(drawn != token_id for drawn, token_id in zip(sample(logits, banned), best, strict=True))
+
+
+def test_a_ban_is_stronger_than_any_bias() -> None:
+    stop = StopParams(max_output_tokens=100, min_output_tokens=2)
+    sequence = make_sequence(SamplingParams(logit_bias=((3, 100.0), (4, 50.0))), stop=stop)
+    assert sample(torch.zeros(1, 10), [sequence]) == [4]
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -47,7 +47,7 @@ async def test_a_spent_budget_goes_on_from_the_output_that_exists(
     async def run(budget: int | None, resumed: tuple[int, ...] = ()) -> list[GenerationEvent]:
         resume = ResumePoint(resumed, 0) if resumed else None
         envelope = Envelope(f"{budget}-{len(resumed)}")
-        request = GenerationRequest(prompt, envelope, SAMPLING, STOP, resume, budget)
+        request = GenerationRequest(prompt, envelope, SAMPLING, STOP, resume, reasoning_budget_tokens=budget)
         return [event async for event in generator.stream(request)]
 
     free = tokens_of(await run(None))

@@ -49,6 +49,10 @@ class GenerationOptions(TypedDict, total=False):
     frequency_penalty: float | None
     """The same, once per occurrence. Range [-2, 2]; 0 = off."""
 
+    logit_bias: Mapping[int, float] | None
+    """Added to the logits of these token ids, after the penalties and before the temperature. At most 300; range
+    [-100, 100]: 100 all but forces a token, -100 all but bans it. Default: none."""
+
     seed: int | None
     """The same request with the same seed gives the same tokens. Range [0, 2**64). Default: the server draws one and
     reports it in `Started.sampling`."""
@@ -71,6 +75,10 @@ class GenerationOptions(TypedDict, total=False):
 
     token_info: bool | None
     """Report one `TokenInfo` per output token. Default True."""
+
+    top_logprobs: int | None
+    """Report the log-probability of each output token and of this many most likely ones, in `TokenInfo`. Range [0, 20];
+    default: none are reported. Needs `token_info`."""
 
     tools: Sequence[Tool | Mapping[str, Any]] | None
     """What the model may ask to have called, each name once; a mapping as OpenAI's API has it. Needs a conversation,

@@ -16,6 +16,7 @@ class QuantizationMethod(Enum):
     INT8 = "int8"
     NF4 = "nf4"
     FP4 = "fp4"
+    Q8 = "q8"
     UNKNOWN = "unknown"
     """Not reported, or a method that this version of the client does not know."""
 
@@ -25,6 +26,7 @@ _METHODS = {
     model_pb2.QUANTIZATION_METHOD_INT8: QuantizationMethod.INT8,
     model_pb2.QUANTIZATION_METHOD_NF4: QuantizationMethod.NF4,
     model_pb2.QUANTIZATION_METHOD_FP4: QuantizationMethod.FP4,
+    model_pb2.QUANTIZATION_METHOD_Q8: QuantizationMethod.Q8,
 }
 
 

@@ -25,7 +25,7 @@ _SAMPLING = (
     "seed",
 )
 _STOP = ("max_output_tokens", "min_output_tokens", "stop_strings", "stop_token_ids", "ignore_eos")
-_OUTPUT = ("token_info",)
+_OUTPUT = ("token_info", "top_logprobs")
 _ROLES = {
     Role.SYSTEM: types_pb2.ROLE_SYSTEM,
     Role.USER: types_pb2.ROLE_USER,
@@ -67,6 +67,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
             part = cast("ProtoMessage", getattr(spec, name))
             part.SetInParent()
             _assign(part, f"{path}.{name}", values)
+    _set_logit_bias(spec.sampling, options.get("logit_bias"), f"{path}.sampling.logit_bias")
     if (tools := options.get("tools")) is not None:
         _set_tools(spec, tools, path)
     reasoning = {"enabled": options.get("reasoning"), "budget_tokens": options.get("reasoning_budget_tokens")}
@@ -164,6 +165,15 @@ def _set_reasoning(target: _HasTools, values: Mapping[str, Any], path: str) -> N
     if any(value is not None for value in values.values()):
         target.reasoning.SetInParent()
         _assign(target.reasoning, _join(path, "reasoning"), values)
+
+
+def _set_logit_bias(sampling: types_pb2.SamplingOptions, biases: Mapping[int, float] | None, path: str) -> None:
+    if biases is None:
+        return
+    if not isinstance(biases, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
+        raise InvalidRequest.of(path, f"a mapping of token ids is needed, got {type(biases).__name__}")
+    for position, (token_id, bias) in enumerate(biases.items()):
+        _assign(sampling.logit_bias.add(), f"{path}[{position}]", {"token_id": token_id, "bias": bias})
 
 
 def _priority(priority: Priority | None, path: str) -> types_pb2.Priority.ValueType:

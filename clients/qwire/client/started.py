@@ -21,6 +21,8 @@ class Sampling:
     presence_penalty: float | None
     frequency_penalty: float | None
     seed: int | None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Pairs of a token id and its bias."""
 
     @classmethod
     def from_proto(cls, proto: types_pb2.SamplingOptions) -> Sampling:
@@ -28,7 +30,9 @@ class Sampling:
         present: dict[str, Any] = {
             f.name: _shortest(value) if f.type == f.TYPE_FLOAT else value for f, value in proto.ListFields()
         }
-        return cls(**{name: present.get(name) for name in cls.__slots__})
+        present["logit_bias"] = tuple((one.token_id, _shortest(one.bias)) for one in proto.logit_bias)
+        values: dict[str, Any] = {**dict.fromkeys(cls.__slots__), **present}
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ class _QuantizationMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Qu
     """bitsandbytes 4-bit NormalFloat."""
     QUANTIZATION_METHOD_FP4: _QuantizationMethod.ValueType  # 4
     """bitsandbytes 4-bit float."""
+    QUANTIZATION_METHOD_Q8: _QuantizationMethod.ValueType  # 5
+    """8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
 
 class QuantizationMethod(_QuantizationMethod, metaclass=_QuantizationMethodEnumTypeWrapper):
     """How the weights are held."""
@@ -50,6 +52,8 @@ QUANTIZATION_METHOD_NF4: QuantizationMethod.ValueType  # 3
 """bitsandbytes 4-bit NormalFloat."""
 QUANTIZATION_METHOD_FP4: QuantizationMethod.ValueType  # 4
 """bitsandbytes 4-bit float."""
+QUANTIZATION_METHOD_Q8: QuantizationMethod.ValueType  # 5
+"""8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
 Global___QuantizationMethod: _TypeAlias = QuantizationMethod  # noqa: Y015
 
 @_typing.final
@@ -218,7 +222,7 @@ class Model(_message.Message):
 
     @_builtins.property
     def default_sampling(self) -> _types_pb2.SamplingOptions:
-        """What an unset sampling field means for this model; every field but the seed is set."""
+        """What an unset sampling field means for this model; every scalar but the seed is set."""
 
     @_builtins.property
     def end_of_sequence_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:

@@ -237,10 +237,36 @@ class TokenInput(_message.Message):
 Global___TokenInput: _TypeAlias = TokenInput  # noqa: Y015
 
 @_typing.final
+class LogitBias(_message.Message):
+    """Makes one token more or less likely."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    BIAS_FIELD_NUMBER: _builtins.int
+    token_id: _builtins.int
+    """The token's id."""
+    bias: _builtins.float
+    """Added to its logit. Range [-100, 100]; 0 = nothing. 100 all but forces the token, -100 all but bans it."""
+    def __init__(
+        self,
+        *,
+        token_id: _builtins.int = ...,
+        bias: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bias", b"bias", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitBias: _TypeAlias = LogitBias  # noqa: Y015
+
+@_typing.final
 class SamplingOptions(_message.Message):
     """How the next token is drawn from the model's distribution.
 
-    Applied in this order: repetition, presence and frequency penalty, temperature, top_k, top_p, min_p, draw.
+    Applied in this order: repetition, presence and frequency penalty, logit_bias, temperature, top_k, top_p, min_p, draw.
     An unset field takes the model's own generation default (`Model.default_sampling`); zero means zero.
     """
 
@@ -254,6 +280,7 @@ class SamplingOptions(_message.Message):
     PRESENCE_PENALTY_FIELD_NUMBER: _builtins.int
     FREQUENCY_PENALTY_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    LOGIT_BIAS_FIELD_NUMBER: _builtins.int
     temperature: _builtins.float
     """Divides the logits. Range [0, 10]. 0 = greedy: the most likely token, and top_k, top_p, min_p and seed have no effect."""
     top_k: _builtins.int
@@ -274,6 +301,12 @@ class SamplingOptions(_message.Message):
     """Seed of the draw, any value. The same spec with the same seed gives the same tokens, alone or in a batch, up to
     floating-point ties. Unset = the server draws one and reports it in GenerationStarted.sampling.
     """
+    @_builtins.property
+    def logit_bias(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitBias]:
+        """Added to the logits of these tokens, after the penalties and before the temperature, so it counts with temperature 0,
+        too. At most 300, each token once. Empty = none.
+        """
+
     def __init__(
         self,
         *,
@@ -285,10 +318,11 @@ class SamplingOptions(_message.Message):
         presence_penalty: _builtins.float | None = ...,
         frequency_penalty: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
+        logit_bias: _abc.Iterable[Global___LogitBias] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty", "_min_p", b"_min_p", "_presence_penalty", b"_presence_penalty", "_repetition_penalty", b"_repetition_penalty", "_seed", b"_seed", "_temperature", b"_temperature", "_top_k", b"_top_k", "_top_p", b"_top_p", "frequency_penalty", b"frequency_penalty", "logit_bias", b"logit_bias", "min_p", b"min_p", "presence_penalty", b"presence_penalty", "repetition_penalty", b"repetition_penalty", "seed", b"seed", "temperature", b"temperature", "top_k", b"top_k", "top_p", b"top_p"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__frequency_penalty: _TypeAlias = _typing.Literal["frequency_penalty"]  # noqa: Y015
     _WhichOneofArgType__frequency_penalty: _TypeAlias = _typing.Literal["_frequency_penalty", b"_frequency_penalty"]  # noqa: Y015
@@ -592,7 +626,7 @@ class OutputOptions(_message.Message):
     """Report one TokenInfo per output token. Unset = true. A caller who may want to resume needs them."""
     top_logprobs: _builtins.int
     """Report the log-probability of each chosen token and of this many most likely ones. Range [0, 20]. Unset = no
-    log-probabilities. Needs a model with the logprobs capability.
+    log-probabilities. Refused where token_info is false. Needs a model with the logprobs capability.
     """
     def __init__(
         self,
@@ -777,10 +811,14 @@ class TokenInfo(_message.Message):
     id: _builtins.int
     """The token's id."""
     logprob: _builtins.float
-    """Its natural-log probability under the model, before sampling options. Set when top_logprobs was asked for."""
+    """Its natural-log probability under the model, before sampling options and stop options. Set when top_logprobs was
+    asked for, except for a token that the model did not draw: one of those that end a thinking whose budget is spent.
+    """
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
-        """The most likely tokens at this position, most likely first. As many as top_logprobs asked for."""
+        """The most likely tokens at this position, most likely first, of equally likely ones the lowest id first. As many as
+        top_logprobs asked for.
+        """
 
     def __init__(
         self,
@@ -931,7 +969,7 @@ class GenerationStarted(_message.Message):
     """Tokens of the prompt."""
     @_builtins.property
     def sampling(self) -> Global___SamplingOptions:
-        """The sampling options in force; every field is set, the seed included."""
+        """The sampling options in force; every scalar is set, the seed included."""
 
     @_builtins.property
     def stop(self) -> Global___StopOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -64,6 +65,10 @@ class ModelSettings(_Settings):
     """How it runs: device, quantization, limits."""
     replicas: ReplicaSettings = ReplicaSettings()
     """How often it runs."""
+
+    def engine_in(self, cache_dir: Path) -> EngineConfig:
+        """Return how it runs, with its compiled kernel beside the model files unless another place is configured."""
+        return replace(self.engine, kernel_dir=self.engine.kernel_dir or cache_dir / "kernels")
 
     @property
     def served_id(self) -> str:

@@ -41,7 +41,7 @@ class LocalServer:
         await local.server.start()
         for model in config.models:
             checkpoint = await asyncio.to_thread(ModelStore(files).resolve, model.source)
-            engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine)
+            engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(files))
             recorded = RecordedEngine(engine, GenerationRecorder(telemetry, model.served_id, replica="local"))
             local.engines.append(recorded)
             await attach(registry, model, recorded, files)

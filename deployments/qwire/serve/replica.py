@@ -40,7 +40,7 @@ class ModelReplica:
         name = serve.get_replica_context().replica_id.unique_id
         began = time.monotonic()
         checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
-        engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine)
+        engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(cache_dir))
         self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
         self._progress = _Progress(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))

@@ -1,8 +1,9 @@
-"""Attention over packed tokens of many sequences, each with a KV cache of its own.
+"""Attention over packed tokens of many sequences, whose keys and values lie in the pages of one pool.
 
 A step's tokens, whole prompts, parts of prompts and single decode tokens, stand one after the other in one row of a
-batch of one. The transformers model computes everything but the attention on the row as a whole; the attention is
-done here, sequence by sequence.
+batch of one. The model computes everything but the attention on the row as a whole; the attention is done here,
+sequence by sequence. Keys and values are read as they lie where a sequence's pages are successive, and gathered where
+they are not.
 """
 
 from __future__ import annotations
@@ -10,121 +11,102 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
-ATTENTION_NAME = "qwire_ragged"
-"""The name that the attention is registered under. It has no mask function, so transformers builds no mask."""
-
-
-@dataclass(frozen=True, slots=True)
-class KVShape:
-    """Keys and values of a model.
-
-    Attributes:
-        layers: Decoder layers.
-        kv_heads: Key and value heads of a layer.
-        head_size: Numbers in a head.
-        dtype: Type of the numbers.
-        device: Where they are.
-    """
-
-    layers: int
-    kv_heads: int
-    head_size: int
-    dtype: torch.dtype
-    device: torch.device
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Size of a token's keys and values in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_size * self.dtype.itemsize
-
-
-class SequenceCache:
-    """Keys and values of one sequence, for all layers.
-
-    Args:
-        shape: Those of the model.
-        capacity_tokens: Tokens that the sequence may grow to.
-    """
-
-    def __init__(self, shape: KVShape, capacity_tokens: int) -> None:
-        size = (shape.layers, 1, shape.kv_heads, capacity_tokens, shape.head_size)
-        self.keys = torch.empty(size, dtype=shape.dtype, device=shape.device)
-        self.values = torch.empty(size, dtype=shape.dtype, device=shape.device)
+from qwire.engine.kv_pool import KeysAndValues, KVPool
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The tokens of one sequence in one step: `length` of them, the first one at position `start`."""
+    """The tokens of one sequence in one step.
 
-    cache: SequenceCache
+    Attributes:
+        pages: Where the sequence's tokens lie, from its first one to the last one of these.
+        start: Position of the first of these.
+        length: How many they are.
+    """
+
+    pages: tuple[int, ...]
     start: int
     length: int
 
+    @property
+    def end(self) -> int:
+        """Tokens of the sequence up to the last one of these."""
+        return self.start + self.length
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the pages are successive."""
+        first = self.pages[0]
+        return self.pages == tuple(range(first, first + len(self.pages)))
+
+    def slots(self, page_tokens: int) -> list[int]:
+        """Return where these tokens lie."""
+        places = (divmod(position, page_tokens) for position in range(self.start, self.end))
+        return [self.pages[page] * page_tokens + offset for page, offset in places]
+
 
 class RaggedBatch:
-    """The packed tokens of a step: where their keys and values go, and what they see. All views are made once a step.
+    """The packed tokens of a step: where their keys and values go, and what they see.
+
+    What is the same for all layers is made once, here.
 
     Args:
+        pool: The keys and values of all sequences.
         segments: The sequences, in the order of their packed tokens.
     """
 
-    def __init__(self, segments: list[Segment]) -> None:
-        self.lengths = [segment.length for segment in segments]
-        self.decode_only = all(length == 1 for length in self.lengths)
-        self.masks = [_mask(segment) for segment in segments]
-        self.new_keys = _layers([s.cache.keys.narrow(3, s.start, s.length) for s in segments])
-        self.new_values = _layers([s.cache.values.narrow(3, s.start, s.length) for s in segments])
-        self.keys = _layers([s.cache.keys.narrow(3, 0, s.start + s.length) for s in segments])
-        self.values = _layers([s.cache.values.narrow(3, 0, s.start + s.length) for s in segments])
+    def __init__(self, pool: KVPool, segments: list[Segment]) -> None:
+        device = pool.shape.device
+        self._pool = pool
+        self._lengths = [segment.length for segment in segments]
+        self._decode_only = all(length == 1 for length in self._lengths)
+        self._masks = [_mask(segment, pool) for segment in segments]
+        slots = [slot for segment in segments for slot in segment.slots(pool.page_tokens)]
+        self._slots = torch.tensor(slots, device=device)
+        self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in segments]
+        scattered = [segment for segment, run in zip(segments, self._runs, strict=True) if run is None]
+        pages = [page for segment in scattered for page in segment.pages]
+        self._scattered_pages = torch.tensor(pages, device=device)
+        # One buffer for all layers: they are computed one after the other.
+        self._buffer = pool.buffer(len(pages)) if pages else None
+        self._gathered = _views(self._buffer, scattered) if self._buffer else []
 
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Store the new keys and values of each sequence and attend to all that it has.
 
-def ragged_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    _attention_mask: None,
-    *,
-    scaling: float,
-    ragged: RaggedBatch,
-    **_unused: object,
-) -> tuple[Tensor, None]:
-    """Store the new keys and values of each sequence and attend to all that it has.
+        Args:
+            layer: Index of the layer.
+            query: `[1, heads, tokens, head_size]`.
+            key: `[1, kv_heads, tokens, head_size]`.
+            value: As `key`.
+            scaling: Factor of the scores.
 
-    Args:
-        module: The layer; its `layer_idx` says which.
-        query: `[1, heads, tokens, head_size]`.
-        key: `[1, kv_heads, tokens, head_size]`.
-        value: As `key`.
-        scaling: Factor of the scores.
-        ragged: The step's batch, as given to the model's `forward`.
+        Returns:
+            `[1, tokens, heads, head_size]`
+        """
+        self._pool.write(layer, self._slots, key, value)
+        _, heads, tokens, head_size = query.shape
+        queries, seen = query.split(self._lengths, dim=2), self._seen(layer)
+        if self._decode_only:
+            rows = [_attend_one(q, k, v, scaling) for q, (k, v) in zip(queries, seen, strict=True)]
+            return torch.cat(rows).view(1, tokens, heads, head_size)
+        outputs: list[Tensor] = []
+        for q, (k, v), mask in zip(queries, seen, self._masks, strict=True):
+            if q.shape[2] == 1:
+                outputs.append(_attend_one(q, k, v, scaling).reshape(1, 1, heads, head_size))
+            else:
+                outputs.append(_attend_many(q, k, v, mask, scaling))
+        return torch.cat(outputs, dim=1)
 
-    Returns:
-        The attention's output `[1, tokens, heads, head_size]`, and no weights.
-    """
-    layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] - nn.Module types no attribute
-    _copy(ragged.new_keys[layer], key.split(ragged.lengths, dim=2))
-    _copy(ragged.new_values[layer], value.split(ragged.lengths, dim=2))
-    queries = query.split(ragged.lengths, dim=2)
-    _, heads, tokens, head_size = query.shape
-    if ragged.decode_only:
-        seen = zip(queries, ragged.keys[layer], ragged.values[layer], strict=True)
-        rows = [_attend_one(q, k, v, scaling) for q, k, v in seen]
-        return torch.cat(rows).view(1, tokens, heads, head_size), None
-    outputs: list[Tensor] = []
-    for q, k, v, mask in zip(queries, ragged.keys[layer], ragged.values[layer], ragged.masks, strict=True):
-        if q.shape[2] == 1:
-            outputs.append(_attend_one(q, k, v, scaling).reshape(1, 1, heads, head_size))
-        else:
-            outputs.append(_attend_many(q, k, v, mask, scaling))
-    return torch.cat(outputs, dim=1), None
-
-
-AttentionInterface.register(ATTENTION_NAME, ragged_attention)
+    def _seen(self, layer: int) -> list[KeysAndValues]:
+        """Return the keys and values of each sequence in one layer."""
+        if self._buffer is not None:
+            self._pool.gather(layer, self._scattered_pages, self._buffer)
+        gathered = iter(self._gathered)
+        return [next(gathered) if run is None else run[layer] for run in self._runs]
 
 
 def _attend_one(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
@@ -146,21 +128,25 @@ def _attend_many(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     return output.transpose(1, 2)
 
 
-def _mask(segment: Segment) -> Tensor | None:
+def _mask(segment: Segment, pool: KVPool) -> Tensor | None:
     """Return what tokens see that follow others; `is_causal` would align the first query with the first key."""
     if segment.start == 0 or segment.length == 1:
         return None
-    keys = segment.cache.keys
-    end = segment.start + segment.length
-    mask = torch.full((segment.length, end), -torch.inf, dtype=keys.dtype, device=keys.device)
+    size = (segment.length, segment.end)
+    mask = torch.full(size, -torch.inf, dtype=pool.shape.dtype, device=pool.shape.device)
     return mask.triu_(segment.start + 1)
 
 
-def _layers(views: list[Tensor]) -> list[tuple[Tensor, ...]]:
-    """Turn one view of all layers per sequence into one tuple of sequences per layer."""
-    return list(zip(*(view.unbind(0) for view in views), strict=True))
+def _views(buffer: tuple[Tensor, Tensor], segments: list[Segment]) -> list[KeysAndValues]:
+    """Return each segment's part of what is gathered for all of them."""
+    sizes = [len(segment.pages) for segment in segments]
+    parts = zip(*(half.split(sizes) for half in buffer), strict=True)
+    return [
+        (_heads_first(keys)[:, :, : segment.end], _heads_first(values)[:, :, : segment.end])
+        for (keys, values), segment in zip(parts, segments, strict=True)
+    ]
 
 
-def _copy(targets: tuple[Tensor, ...], sources: tuple[Tensor, ...]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+def _heads_first(pages: Tensor) -> Tensor:
+    """Turn `[pages, page_tokens, kv_heads, head_size]` into `[1, kv_heads, tokens, head_size]`."""
+    return pages.flatten(0, 1).transpose(0, 1).unsqueeze(0)

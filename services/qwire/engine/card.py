@@ -16,7 +16,7 @@ def model_card(checkpoint: Checkpoint, loaded: LoadedModel, config: EngineConfig
         model_id=checkpoint.model_id,
         revision=checkpoint.revision,
         architecture=model.architecture,
-        parameters=loaded.weights.parameters,
+        parameters=loaded.parameters,
         vocabulary_tokens=model.vocabulary_tokens,
         context_tokens=context_tokens,
         max_output_tokens=context_tokens - 1,

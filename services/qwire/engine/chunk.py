@@ -52,6 +52,22 @@ class Finish:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprobs:
+    """How likely an output token and the likeliest tokens at its position were, under the model alone.
+
+    Natural logarithms of the softmax of its logits: before penalties, bias, temperature and everything else that a
+    request changes.
+
+    Attributes:
+        logprob: Of the token.
+        top: The most likely tokens and theirs, most likely first; of equally likely ones the lowest id first.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
     """The output tokens since the last chunk.
 
@@ -60,8 +76,10 @@ class TokenChunk:
         finish: How the generation ended, on the last chunk only.
         timings: The stations passed so far, on the first chunk only, as if finished with it: for a consumer that closes
             the iterator at a stop string, and so never sees `finish`.
+        logprobs: One record per token where the request has `top_logprobs`; else empty.
     """
 
     token_ids: tuple[int, ...]
     finish: Finish | None = None
     timings: Timings | None = None
+    logprobs: tuple[TokenLogprobs, ...] = ()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
-QUANTIZATIONS = ("none", "int8", "nf4", "fp4")
+QUANTIZATIONS = ("auto", "none", "q8", "int8", "nf4", "fp4")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -15,9 +16,10 @@ class EngineConfig:
     Attributes:
         device: Torch device such as `cpu`, `cuda` or `cuda:1`; `auto` = CUDA where there is one, else the CPU.
         threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
-        quantization: `none`, or bitsandbytes' `int8`, `nf4` or `fp4`; slow on a CPU. With `int8` the columns kept in
-            higher precision are chosen per step, so that what else runs can move an output by less than the
-            quantization itself does.
+        quantization: `none`; on CPUs `q8`, 8 bits in groups of 32 by a kernel that is compiled on this machine; or
+            bitsandbytes' `int8`, `nf4` or `fp4`, which are slow on a CPU. `auto` = `q8` on a CPU with a compiler, else
+            `none`. With `int8` the columns kept in higher precision are chosen per step, so that what else runs can
+            move an output by less than the quantization itself does.
         double_quantization: Whether the scales of 4-bit weights are quantized as well; no effect on other weights.
         compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
             on CUDA bfloat16 where the device has it, else float16. A CPU computes in float32 only.
@@ -25,24 +27,36 @@ class EngineConfig:
         max_waiting: Generations in the queue beside them; more are refused with QueueFull. 0 = no queue.
         max_step_tokens: Prompt and output tokens computed in one step, at least `max_running`. Larger steps fill
             prompts faster; smaller ones keep running generations fluent and cancel sooner.
-        kv_capacity_tokens: Tokens that the KV cache holds; None = as many as half of the memory left after loading
-            holds, but no more than `max_running` full contexts.
+        kv_capacity_tokens: Tokens that the KV cache holds, rounded up to whole pages; None = as many as half of the
+            memory left after loading holds, but no more than `max_running` full contexts. Generations take of it as
+            they grow, so it bounds how many run at once: where it is used up, the last one by priority and arrival
+            waits and later computes its tokens again. No request may be larger than the whole.
+        page_tokens: Tokens of a page, the piece in which the KV cache is taken and reused, at least 1. Smaller pages
+            waste less at a generation's end and are reused more exactly; larger ones cost less bookkeeping.
+        prefix_reuse: Keep keys and values of generations that ended, as long as nobody needs their pages, and reuse
+            them where another request begins with the same tokens. It changes time, and output by rounding only (with
+            `int8`, see there, by as much as what else runs). How long a first token takes then tells a caller whether
+            somebody has sent the same beginning before.
         context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
             upper bound.
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
+        kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
     device: str = "auto"
     threads: int | None = None
-    quantization: str = "none"
+    quantization: str = "auto"
     double_quantization: bool = True
     compute_dtype: str = "auto"
     max_running: int = 16
     max_waiting: int = 64
     max_step_tokens: int = 256
     kv_capacity_tokens: int | None = None
+    page_tokens: int = 16
+    prefix_reuse: bool = True
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
+    kernel_dir: Path | None = None
 
     def __post_init__(self) -> None:
         _check_choice("quantization", self.quantization, QUANTIZATIONS)
@@ -52,6 +66,7 @@ class EngineConfig:
         _check_least("max_waiting", self.max_waiting, 0)
         _check_least("max_step_tokens", self.max_step_tokens, self.max_running)
         _check_least("kv_capacity_tokens", self.kv_capacity_tokens, 2)
+        _check_least("page_tokens", self.page_tokens, 1)
         _check_least("context_tokens", self.context_tokens, 2)
         _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
-from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk
+from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, GenerationCancelled, QueueFull
 from qwire.engine.protocol import EngineStats, ModelCard, QuantizationFacts
 from qwire.engine.request import SamplingParams, TokenRequest
@@ -167,7 +167,8 @@ class FakeEngine:
             timings = Timings(generation.arrived_unix_ns, scheduled, first or now, now)
             is_last = position == len(output) - 1
             finish = self._finish(request, output, timings) if is_last else None
-            yield TokenChunk((output[position],), finish, None if first else timings)
+            logprobs = _logprobs(request, output[position])
+            yield TokenChunk((output[position],), finish, None if first else timings, logprobs)
             first = first or now
 
     def _output(self, request: TokenRequest) -> Sequence[int]:
@@ -228,6 +229,14 @@ class _Generation:
             raise self.error
         if deadline is not None and time.time_ns() >= deadline:
             raise DeadlineExceeded
+
+
+def _logprobs(request: TokenRequest, token_id: int) -> tuple[TokenLogprobs, ...]:
+    """Pretend that the token has half of the probability, the one after it half of the rest, and so on."""
+    if request.top_logprobs is None:
+        return ()
+    top = tuple((token_id + place, -math.log(2) * (place + 1)) for place in range(request.top_logprobs))
+    return (TokenLogprobs(-math.log(2), top),)
 
 
 def _echo(request: TokenRequest) -> Sequence[int]:

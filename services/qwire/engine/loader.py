@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-import transformers
-from safetensors import safe_open
-from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from qwire.engine.attention import ATTENTION_NAME, KVShape
+from qwire.engine.arithmetic import Arithmetic
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
-from qwire.engine.linear import pack_linears
+from qwire.engine.decoder import Decoder
+from qwire.engine.exact import ExactArithmetic
+from qwire.engine.kv_pool import KVShape
+from qwire.engine.lean_loader import load_lean
 from qwire.engine.protocol import QuantizationFacts
+from qwire.engine.q8.build import BuildFailed, build
+from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.q8.kernel import Q8Arithmetic
+from qwire.engine.weight_files import WeightFiles
+from qwire.telemetry.logging import get_logger
 
-_BITS = {"int8": 8, "nf4": 4, "fp4": 4}
+log = get_logger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class WeightFacts:
-    """What the weight files hold.
-
-    Attributes:
-        parameters: Weights in all, tied ones once.
-        non_finite: Weights that are NaN or infinite.
-    """
-
-    parameters: int
-    non_finite: int
+_OWN = ("auto", "none", "q8")
+"""Quantizations of our own decoder; the others are bitsandbytes'."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +34,22 @@ class LoadedModel:
     """A model, ready to run.
 
     Attributes:
-        model: The transformers model.
+        decoder: Computes it.
         config: What the checkpoint says about it.
         device: Where it is.
         dtype: What it computes in, and what its KV cache holds.
         quantization: How its weights are held.
-        weights: What the weight files hold.
+        parameters: Weights in all, tied ones once.
+        non_finite_weights: Those of them that are NaN or infinite.
     """
 
-    model: PreTrainedModel
+    decoder: Decoder
     config: CheckpointConfig
     device: torch.device
     dtype: torch.dtype
     quantization: QuantizationFacts
-    weights: WeightFacts
+    parameters: int
+    non_finite_weights: int
 
     @property
     def kv_shape(self) -> KVShape:
@@ -79,24 +73,22 @@ def load_model(folder: Path, source_format: str, config: EngineConfig) -> Loaded
     checkpoint = CheckpointConfig.read(folder)
     _check_context(config, checkpoint.context_tokens)
     device = _device(config.device)
+    if config.quantization == "q8" and device.type != "cpu":
+        raise ValueError(f"quantization is q8, which is for CPUs; the device is {device}")
     dtype = _dtype(config.compute_dtype, device)
     torch.set_num_threads(thread_count(config))
-    transformers.logging.disable_progress_bar()
-    quantization = _quantization(config, dtype)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        dtype=dtype,
-        attn_implementation=ATTENTION_NAME,
-        device_map={"": str(device)},
-        use_safetensors=True,
-        local_files_only=True,
-        trust_remote_code=False,
-        **({} if quantization is None else {"quantization_config": quantization}),
-    ).eval()
-    facts = _quantization_facts(model, config, dtype, source_format)
-    if device.type == "cpu":
-        pack_linears(model, config.max_step_tokens)
-    return LoadedModel(model, checkpoint, device, dtype, facts, _weight_facts(folder))
+    files = WeightFiles(folder)
+    decoder: Decoder
+    if device.type == "cpu" and config.quantization in _OWN:
+        arithmetic, facts = _arithmetic(config, source_format)
+        decoder = load_lean(folder, checkpoint, files, arithmetic)
+    else:
+        # Where it is not needed its hundred megabytes are not taken.
+        from qwire.engine.transformers_loader import load_transformers  # noqa: PLC0415
+
+        decoder, facts = load_transformers(folder, source_format, config, device, dtype)
+        files.read_all()
+    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite)
 
 
 def thread_count(config: EngineConfig) -> int:
@@ -105,6 +97,23 @@ def thread_count(config: EngineConfig) -> int:
         return config.threads
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(usable, psutil.cpu_count(logical=False) or usable)
+
+
+def _arithmetic(config: EngineConfig, source_format: str) -> tuple[Arithmetic, QuantizationFacts]:
+    """Return how our own decoder holds its weights on this machine."""
+    exact = QuantizationFacts("none", bits=32, compute_dtype="float32", source_format=source_format)
+    if config.quantization == "none":
+        return ExactArithmetic(config.max_step_tokens), exact
+    folder = config.kernel_dir or Path.home() / ".cache" / "qwire" / "kernels"
+    q8 = replace(exact, method="q8", bits=8)
+    try:
+        return Q8Arithmetic(build(folder)), q8
+    except (BuildFailed, OSError) as error:
+        if config.quantization == "auto":
+            log.warning("q8_kernel_unavailable", weights="float32", reason=str(error))
+            return ExactArithmetic(config.max_step_tokens), exact
+        log.warning("q8_kernel_unavailable", weights="q8 by torch alone, which is slow", reason=str(error))
+        return FallbackArithmetic(), q8
 
 
 def _check_context(config: EngineConfig, model_tokens: int) -> None:
@@ -140,48 +149,3 @@ def _dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
-
-
-def _quantization(config: EngineConfig, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    if config.quantization == "none":
-        return None
-    if config.quantization == "int8":
-        # It says in every product of every step that activations are cast; that is how it works.
-        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type=config.quantization,
-        bnb_4bit_use_double_quant=config.double_quantization,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def _quantization_facts(
-    model: nn.Module, config: EngineConfig, dtype: torch.dtype, source_format: str
-) -> QuantizationFacts:
-    quantized = config.quantization != "none"
-    skipped = [name for name, module in model.named_modules() if quantized and type(module) is nn.Linear]
-    return QuantizationFacts(
-        method=config.quantization,
-        bits=_BITS.get(config.quantization, dtype.itemsize * 8),
-        compute_dtype=str(dtype).removeprefix("torch."),
-        double_quantization=config.quantization in ("nf4", "fp4") and config.double_quantization,
-        skipped_modules=tuple(skipped),
-        source_format=source_format,
-    )
-
-
-def _weight_facts(folder: Path) -> WeightFacts:
-    """Count in the files, one tensor at a time: the loaded weights may be quantized or reordered."""
-    parameters = non_finite = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        file: Any
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dictionary
-                tensor = file.get_tensor(name)
-                parameters += tensor.numel()
-                # A finite sum proves finite weights in one pass without a mask.
-                if not tensor.sum(dtype=torch.float32).isfinite():
-                    non_finite += int(tensor.isfinite().logical_not().sum())
-    return WeightFacts(parameters, non_finite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
@@ -13,6 +14,7 @@ from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.config import EngineConfig
 from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
+from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
 from qwire.engine.memory import Memory
 from qwire.engine.protocol import EngineStats, ModelCard
@@ -53,9 +55,10 @@ class LocalEngine:
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
         self._ended = asyncio.Event()
-        self._cache = KVCacheManager(_kv_capacity_tokens(loaded, card, config))
+        pages = _kv_pages(loaded, card, config)
+        self._cache = KVCacheManager(pages, config.page_tokens, prefix_reuse=config.prefix_reuse)
         self._steps = StepLoop(
-            ModelRunner(loaded),
+            ModelRunner(loaded, KVPool(loaded.kv_shape, pages, config.page_tokens)),
             Scheduler(self._cache, max_running=config.max_running, max_step_tokens=config.max_step_tokens),
             threads=thread_count(config),
             max_waiting=config.max_waiting,
@@ -126,7 +129,7 @@ class LocalEngine:
             decode_tokens_per_s=load.decode_tokens_per_s,
             memory_used_bytes=memory.used_bytes,
             memory_total_bytes=memory.total_bytes,
-            non_finite_weights=self._loaded.weights.non_finite,
+            non_finite_weights=self._loaded.non_finite_weights,
         )
 
     async def close(self) -> None:
@@ -151,8 +154,8 @@ class LocalEngine:
                 continue  # its consumer has left, and may have come again under the same id
             if delivery.failure is not None:
                 stream.fail(delivery.failure)
-            elif delivery.token_id is not None:
-                stream.put(delivery.token_id, delivery.finish)
+            elif delivery.token is not None:
+                stream.put(delivery.token.token_id, delivery.finish, delivery.token.logprobs)
 
     def _end(self) -> None:
         self._ended.set()
@@ -160,9 +163,9 @@ class LocalEngine:
             stream.fail(EngineUnavailable())
 
 
-def _kv_capacity_tokens(loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> int:
+def _kv_pages(loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> int:
     if config.kv_capacity_tokens is not None:
-        return config.kv_capacity_tokens
+        return math.ceil(config.kv_capacity_tokens / config.page_tokens)
     # Half of what is left: the other half is for activations, and for whoever shares the machine.
     affordable = Memory.of(loaded.device).free_bytes // 2 // loaded.kv_shape.bytes_per_token
     if affordable <= card.default_max_output_tokens:
@@ -170,4 +173,5 @@ def _kv_capacity_tokens(loaded: LoadedModel, card: ModelCard, config: EngineConf
             f"the memory left on {loaded.device} holds {affordable} tokens of KV cache, less than a request of "
             f"default_max_output_tokens ({card.default_max_output_tokens}) needs"
         )
-    return min(affordable, config.max_running * card.context_tokens)
+    wanted = config.max_running * math.ceil(card.context_tokens / config.page_tokens)
+    return min(affordable // config.page_tokens, wanted)

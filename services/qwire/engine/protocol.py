@@ -15,7 +15,7 @@ class QuantizationFacts:
     """How the weights are held.
 
     Attributes:
-        method: `none`, `int8`, `nf4` or `fp4`.
+        method: `none`, `q8`, `int8`, `nf4` or `fp4`.
         bits: Bits per quantized weight, scales not counted.
         compute_dtype: Type of the matrix products, such as `float32`.
         double_quantization: Whether the scales of 4-bit weights are quantized as well.
@@ -73,13 +73,14 @@ class EngineStats:
     Attributes:
         steps: Steps run since the start; stands still only when there is nothing to do.
         running: Generations in prefill or decode.
-        waiting: Generations in the waiting queue.
+        waiting: Generations in the waiting queue, those included that were running and lost their KV cache to others.
         waiting_capacity: Bound of the waiting queue.
         running_tokens: Prompt and output tokens held by running generations.
         waiting_tokens: Prompt and output-limit tokens of waiting generations.
-        kv_used_tokens: Tokens of the KV cache reserved.
+        kv_used_tokens: Tokens that the pages of running generations hold, shared pages once. Pages that are only kept
+            for reuse do not count: whoever needs them gets them.
         kv_capacity_tokens: Tokens that the KV cache holds.
-        oldest_wait_s: How long the first in the queue has waited, seconds; 0 = nobody waits.
+        oldest_wait_s: The longest time that one in the queue has been there, seconds; 0 = nobody waits.
         decode_tokens_per_s: Output tokens per second of one running generation, mean over the last minute; None =
             nothing decoded in it.
         memory_used_bytes: Memory in use, of the accelerator, or of the machine where there is none.

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+MAX_TOP_LOGPROBS = 20
+MAX_LOGIT_BIASES = 300
+MAX_LOGIT_BIAS = 100
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
@@ -14,6 +18,7 @@ class SamplingParams:
             range (0, 10], 1 = off. Source: Keskar et al. 2019 (CTRL), as in transformers.
         presence_penalty: Subtracted from the logit of each token in the output; range [-2, 2], 0 = off.
         frequency_penalty: Subtracted once per occurrence in the output; range [-2, 2], 0 = off.
+        logit_bias: Pairs of a token id and what is added to its logit; range [-100, 100]. At most 300, each token once.
         temperature: Divides the logits; range [0, 10]; 0 = greedy, and what follows has no effect.
         top_k: Keeps the k most likely tokens; 0 = off.
         top_p: Keeps the smallest set of most likely tokens whose probability reaches p; range (0, 1], 1 = off.
@@ -24,6 +29,7 @@ class SamplingParams:
     repetition_penalty: float = 1.0
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
@@ -78,6 +84,8 @@ class TokenRequest:
         sampling: How tokens are drawn.
         output_token_ids: Output that already exists (a resumed or failed-over generation); only what follows it is
             generated and reported. Fewer than `stop.max_output_tokens`.
+        top_logprobs: Report log-probabilities: of each output token and of this many most likely ones at its position;
+            range [0, 20]. None = report none.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -85,3 +93,4 @@ class TokenRequest:
     stop: StopParams
     sampling: SamplingParams = field(default_factory=SamplingParams)
     output_token_ids: tuple[int, ...] = ()
+    top_logprobs: int | None = None

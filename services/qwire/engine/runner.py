@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
-from qwire.engine.attention import RaggedBatch, Segment, SequenceCache
+from qwire.engine.attention import RaggedBatch, Segment
+from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
-from qwire.engine.sampler import sample
+from qwire.engine.sampler import DrawnToken, draw
 from qwire.engine.scheduler import StepPlan
-from qwire.engine.sequence import Sequence
 
 
 class ModelRunner:
@@ -19,14 +17,15 @@ class ModelRunner:
 
     Args:
         loaded: The model.
+        pool: Where the keys and values of all sequences are.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, pool: KVPool) -> None:
         self._loaded = loaded
-        self._caches: dict[Sequence, SequenceCache] = {}
+        self._pool = pool
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> list[int | None]:
+    def execute(self, plan: StepPlan) -> list[DrawnToken | None]:
         """Compute a plan that is not empty.
 
         Returns:
@@ -44,13 +43,7 @@ class ModelRunner:
                 rows.append(end - 1)
         if len(rows) < len(hidden):
             hidden = hidden[torch.tensor(rows, device=hidden.device)]
-        return sample(self._loaded.model.lm_head(hidden).float(), sampled)
-
-    def release(self, sequences: Iterable[Sequence]) -> None:
-        """Free the KV cache of sequences that have ended."""
-        for sequence in sequences:
-            # A sequence that was aborted right after its admission never ran and has none.
-            self._caches.pop(sequence, None)
+        return draw(self._loaded.decoder.logits(hidden), sampled)
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """Return the last hidden states `[tokens, hidden_size]`."""
@@ -60,19 +53,10 @@ class ModelRunner:
         for tokens in plan.scheduled:
             token_ids += tokens.sequence.token_ids(tokens.start, tokens.length)
             positions += range(tokens.start, tokens.start + tokens.length)
-            segments.append(Segment(self._cache(tokens.sequence), tokens.start, tokens.length))
+            segments.append(Segment(tokens.pages, tokens.start, tokens.length))
         device = self._loaded.device
-        output = self._loaded.model.model(
-            input_ids=torch.tensor([token_ids], device=device),
-            position_ids=torch.tensor([positions], device=device),
-            use_cache=False,
-            ragged=RaggedBatch(segments),
+        return self._loaded.decoder.hidden(
+            torch.tensor(token_ids, device=device),
+            torch.tensor(positions, device=device),
+            RaggedBatch(self._pool, segments),
         )
-        return output.last_hidden_state[0]
-
-    def _cache(self, sequence: Sequence) -> SequenceCache:
-        cache = self._caches.get(sequence)
-        if cache is None:
-            cache = SequenceCache(self._loaded.kv_shape, sequence.reserved_tokens)
-            self._caches[sequence] = cache
-        return cache

@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qwire.engine.noise import gumbel_noise
+from qwire.engine.adjustment import adjust
+from qwire.engine.chunk import TokenLogprobs
+from qwire.engine.draws import Draws
+from qwire.engine.logprobs import LogprobReader
+from qwire.engine.ranking import most_likely, rank
 from qwire.engine.request import SamplingParams
 from qwire.engine.sequence import Sequence
 
-_PARTIAL = 256
-"""Candidates looked at before everything is sorted: nearly always enough for a nucleus, and 10 times faster."""
+_PLACES = 256
+"""The most likely tokens that a draw without top-k looks at first: nearly always enough for top-p and min-p, and to
+rule nearly all other tokens out where neither is set."""
+_MORE_PLACES = 4096
+"""What it looks at where these were not enough, row by row; beyond, a sort of the whole vocabulary is no slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnToken:
+    """The next token of a sequence, with its log-probabilities where the request asks for them."""
+
+    token_id: int
+    logprobs: TokenLogprobs | None = None
+
+
+def draw(logits: Tensor, sequences: list[Sequence]) -> list[DrawnToken | None]:
+    """Draw one token per row, as `sample`, and say how likely it was to the rows that ask."""
+    reader = LogprobReader(logits, sequences)
+    token_ids = sample(logits, sequences)
+    return [
+        None if token_id is None else DrawnToken(token_id, logprobs)
+        for token_id, logprobs in zip(token_ids, reader.read(token_ids), strict=True)
+    ]
 
 
 def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
-    """Draw one token per row.
+    """Draw one token per row, as a function of the row, its parameters, its seed and its output position only.
 
     Args:
         logits: `[rows, vocabulary]`, float32; changed in place.
@@ -27,60 +52,58 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
     """
     # The sum is NaN or infinite if and only if a logit is: finite logits are far from float32's bound. It is one
     # pass without a mask of the vocabulary's size.
-    finite = logits.sum(dim=-1).isfinite()
-    for row, sequence in zip(logits, sequences, strict=True):
-        _penalize(row, sequence)
-        banned = sequence.banned_token_ids
-        if banned:
-            row[torch.tensor(sorted(banned), device=row.device)] = -torch.inf
-    drawn = logits.argmax(dim=-1)
-    for index, sequence in enumerate(sequences):
-        if sequence.request.sampling.temperature > 0:
-            drawn[index] = _draw(logits[index], sequence.request.sampling, len(sequence.output_token_ids))
-    # One transfer a step, whatever the number of rows.
-    tokens = torch.where(finite, drawn, -1).tolist()
-    return [None if token < 0 else token for token in tokens]
+    finite: list[bool] = logits.sum(dim=-1).isfinite().tolist()
+    adjust(logits, sequences)
+    tokens: list[int | None] = [None] * len(sequences)
+    live = [row for row, is_finite in enumerate(finite) if is_finite]
+    sampled = [row for row in live if sequences[row].request.sampling.temperature > 0]
+    if len(sampled) < len(live):
+        likeliest: list[int] = most_likely(logits).tolist()
+        for row in live:
+            tokens[row] = likeliest[row]
+    if sampled:
+        drawn = _draw(logits, sampled, [sequences[row] for row in sampled])
+        for row, token in zip(sampled, drawn, strict=True):
+            tokens[row] = token
+    return tokens
 
 
-def _penalize(row: Tensor, sequence: Sequence) -> None:
-    sampling = sequence.request.sampling
-    output = sequence.output_token_ids
-    if sampling.repetition_penalty != 1.0:
-        seen = torch.tensor((*sequence.request.prompt_token_ids, *output), device=row.device)
-        scores = row[seen]
-        penalty = sampling.repetition_penalty
-        row[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
-    if output and (sampling.presence_penalty != 0.0 or sampling.frequency_penalty != 0.0):
-        tokens, counts = torch.tensor(output, device=row.device).unique(return_counts=True)
-        row[tokens] -= sampling.presence_penalty + sampling.frequency_penalty * counts
+def _draw(logits: Tensor, rows: list[int], sequences: list[Sequence]) -> list[int]:
+    """Draw by temperature, top-k, top-p and min-p: from the most likely tokens, from all where these are not enough.
+
+    Args:
+        logits: All rows.
+        rows: Those to draw from.
+        sequences: Whose they are.
+    """
+    vocabulary = logits.shape[-1]
+    places = min(vocabulary, max(_places(sequence.request.sampling, vocabulary) for sequence in sequences))
+    own = logits if len(rows) == len(logits) else logits[torch.tensor(rows, device=logits.device)]
+    ranking = rank(own, places)
+    draws = Draws.of(own, ranking.logits[:, 0], sequences)
+    choice = draws.choose(ranking)
+    drawn: list[int] = choice.token_ids.tolist()
+    for index in (~choice.settled).nonzero()[:, 0].tolist():
+        sampling = sequences[index].request.sampling
+        if sampling.top_p < 1 or 0 < sampling.top_k < vocabulary:
+            drawn[index] = _draw_from_more(own[index : index + 1], sequences[index])
+        else:
+            drawn[index] = draws.choose_from_all(own[index], index, ranking, choice)
+    return drawn
 
 
-def _draw(row: Tensor, sampling: SamplingParams, position: int) -> Tensor:
-    """Draw by temperature, top-k, top-p and min-p, as a function of (row, seed, position) only."""
-    scores, token_ids = _candidates(row.double() / sampling.temperature, sampling)
-    if sampling.min_p > 0:
-        unlikely = scores < scores.max() + math.log(sampling.min_p)
-        scores, token_ids = scores[~unlikely], token_ids[~unlikely]
-    return token_ids[(scores + gumbel_noise(sampling.seed, position, token_ids)).argmax()]
+def _draw_from_more(row: Tensor, sequence: Sequence) -> int:
+    """Draw from more of a row's most likely tokens, and from all where these are not enough either."""
+    vocabulary = row.shape[-1]
+    ranking = rank(row, min(_MORE_PLACES, vocabulary))
+    draws = Draws.of(row, ranking.logits[:, 0], [sequence])
+    choice = draws.choose(ranking)
+    if not choice.settled:
+        choice = draws.choose(rank(row, vocabulary))
+    return int(choice.token_ids)
 
 
-def _candidates(scores: Tensor, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
-    """Return scores and ids of what top-k and top-p keep."""
-    vocabulary = scores.shape[0]
+def _places(sampling: SamplingParams, vocabulary: int) -> int:
     if 0 < sampling.top_k < vocabulary:
-        scores, token_ids = scores.topk(sampling.top_k)
-        log_total = scores.logsumexp(0)
-    elif sampling.top_p < 1:
-        log_total = scores.logsumexp(0)
-        best, token_ids = scores.topk(min(_PARTIAL, vocabulary))
-        if (best - log_total).exp().sum() < sampling.top_p:
-            best, token_ids = scores.sort(descending=True)
-        scores = best
-    else:
-        return scores, torch.arange(vocabulary, device=scores.device)
-    if sampling.top_p < 1:
-        probabilities = (scores - log_total).exp()
-        # A token goes when those before it have reached p: never the first one, nor any of a row that is not finite.
-        beyond = probabilities.cumsum(0) - probabilities >= sampling.top_p
-        scores, token_ids = scores[~beyond], token_ids[~beyond]
-    return scores, token_ids
+        return min(sampling.top_k + 1, _PLACES)  # one more, to see that the last one is no tie
+    return _PLACES

@@ -20,19 +20,27 @@ class ScheduledTokens:
         start: Position of the first one.
         length: How many, at least 1.
         samples: Whether they are all that the next output token needs, so that it is drawn in this step.
+        pages: Where the sequence's tokens lie, from its first one to the last one of these.
     """
 
     sequence: Sequence
     start: int
     length: int
     samples: bool
+    pages: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """One step of the model: what to compute, each sequence at most once."""
+    """One step of the model.
+
+    Attributes:
+        scheduled: What to compute, each sequence at most once.
+        preempted: Sequences that lost their KV cache for it and wait again.
+    """
 
     scheduled: tuple[ScheduledTokens, ...]
+    preempted: tuple[Sequence, ...] = ()
 
     @property
     def sampled(self) -> list[Sequence]:
@@ -45,10 +53,13 @@ class Scheduler:
 
     A step holds one token of every sequence in decode, then prefill chunks by priority and arrival, several sequences
     in one step, as far as `max_step_tokens` goes. The head of the queue is never overtaken, so nobody starves.
-    Not thread-safe.
+
+    KV cache is taken as sequences grow. When there is none left, the last running sequence by priority and arrival
+    loses its own, goes back to its place in the queue, and computes its prompt and output so far again when there is
+    room. The first one never loses it, so something always progresses. Not thread-safe.
 
     Args:
-        cache: Where admitted sequences reserve their KV cache.
+        cache: Where sequences take their KV cache.
         max_running: The most sequences at once.
         max_step_tokens: The most tokens in a step, at least `max_running`.
     """
@@ -59,12 +70,11 @@ class Scheduler:
         self._max_step_tokens = max_step_tokens
         self._waiting: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}
-        self._released: list[Sequence] = []
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
-        """The queue, in order of arrival."""
-        return tuple(self._waiting.values())
+        """The queue; who goes first is first."""
+        return tuple(sorted(self._waiting.values(), key=_order))
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -76,7 +86,7 @@ class Scheduler:
         return self._waiting.get(request_id) or self._running.get(request_id)
 
     def add(self, sequence: Sequence) -> None:
-        """Admit or queue a sequence whose id is not live and whose reservation fits the whole cache."""
+        """Admit or queue a sequence whose id is not live and that fits the whole cache, with the most output."""
         self._waiting[sequence.request_id] = sequence
         self._admit()
 
@@ -98,18 +108,21 @@ class Scheduler:
 
     def schedule(self, now_unix_ns: int) -> StepPlan:
         """Plan the next step; an empty plan means that nothing is live."""
-        running = sorted(self._running.values(), key=_step_order)
+        preempted = self._grow(now_unix_ns)
         budget = self._max_step_tokens
         scheduled: list[ScheduledTokens] = []
-        for sequence in running:
-            pending = sequence.pending_tokens
-            length = min(pending, budget)
-            if length == 0:
+        for sequence in sorted(self._running.values(), key=_step_order):
+            if budget == 0:
                 break
+            if sequence.pending_tokens > 1:
+                sequence.reuse(self._cache.extend_reuse(sequence))
+            start, pending = sequence.computed_tokens, sequence.pending_tokens
+            length = min(pending, budget)
             budget -= length
             sequence.scheduled_unix_ns = sequence.scheduled_unix_ns or now_unix_ns
-            scheduled.append(ScheduledTokens(sequence, sequence.computed_tokens, length, samples=length == pending))
-        return StepPlan(tuple(scheduled))
+            pages = self._cache.pages(sequence, start + length)
+            scheduled.append(ScheduledTokens(sequence, start, length, length == pending, pages))
+        return StepPlan(tuple(scheduled), tuple(preempted))
 
     def update(self, plan: StepPlan, token_ids: Iterable[int | None], now_unix_ns: int) -> None:
         """Book a computed step.
@@ -120,11 +133,14 @@ class Scheduler:
             now_unix_ns: When they were drawn.
         """
         for tokens in plan.scheduled:
-            tokens.sequence.computed_tokens += tokens.length
+            if not tokens.sequence.ended:  # else it was aborted while the step was computed
+                tokens.sequence.computed_tokens += tokens.length
+                self._cache.keep(tokens.sequence)
         for sequence, token_id in zip(plan.sampled, token_ids, strict=True):
             if sequence.ended:
-                continue  # aborted while the step was computed
+                continue
             if token_id is None:
+                self._cache.forget(sequence)
                 self._fail(sequence, NumericalError())
                 continue
             sequence.append(token_id, now_unix_ns)
@@ -132,18 +148,27 @@ class Scheduler:
                 self._release(sequence)
         self._admit()
 
-    def take_released(self) -> list[Sequence]:
-        """Return the sequences that held KV cache and have ended since the last call."""
-        released, self._released = self._released, []
-        return released
+    def _grow(self, now_unix_ns: int) -> list[Sequence]:
+        """Give every running sequence the KV cache for its next token, the first one first; return who lost its own."""
+        preempted: list[Sequence] = []
+        for sequence in sorted(self._running.values(), key=_order):
+            while sequence not in preempted and not self._cache.can_grow(sequence):
+                last = max(self._running.values(), key=_order)
+                self._release(last)
+                last.preempt(now_unix_ns)
+                self._waiting[last.request_id] = last
+                preempted.append(last)
+            if sequence not in preempted:
+                self._cache.grow(sequence)
+        return preempted
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_running:
-            sequence = min(self._waiting.values(), key=attrgetter("order"))
+            sequence = min(self._waiting.values(), key=_order)
             if not self._cache.can_allocate(sequence):
                 return
             del self._waiting[sequence.request_id]
-            self._cache.allocate(sequence)
+            sequence.reuse(self._cache.allocate(sequence))
             self._running[sequence.request_id] = sequence
 
     def _fail(self, sequence: Sequence, failure: EngineError) -> None:
@@ -154,7 +179,9 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         del self._running[sequence.request_id]
         self._cache.free(sequence)
-        self._released.append(sequence)
+
+
+_order = attrgetter("order")
 
 
 def _is_late(sequence: Sequence, now_unix_ns: int) -> bool:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from qwire.engine.chunk import Finish, FinishReason, Timings
 from qwire.engine.errors import EngineError
 from qwire.engine.request import TokenRequest
+
+_ROOT = sha256(b"base model").digest()
+"""What the first page's key is chained to. Keys and values depend on weights and tokens; other weights, such as an
+adapter's, need another root."""
 
 
 @dataclass(slots=True, eq=False)
@@ -19,7 +25,11 @@ class Sequence:
         arrival: Its place in the order of arrival.
         arrived_unix_ns: When it entered the waiting queue.
         output_token_ids: The output so far, what the request came with included.
+        seen: Prompt and output once more, as an array of 64-bit integers: a tensor without a conversion each step.
         computed_tokens: Tokens whose keys and values are in the cache.
+        cached_prompt_tokens: Prompt tokens that it found in the cache before it computed them the first time.
+        queued_unix_ns: When it entered the waiting queue the last time.
+        preemptions: How often it lost its keys and values to others, and went back to the queue.
         scheduled_unix_ns: When its first step began; 0 = it waits.
         first_token_unix_ns: When its first own output token was drawn; 0 = none was.
         finish: How it ended well; None = it has not.
@@ -31,14 +41,21 @@ class Sequence:
     arrival: int
     arrived_unix_ns: int
     output_token_ids: list[int] = field(init=False)
+    seen: array[int] = field(init=False)
     computed_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    queued_unix_ns: int = field(init=False)
+    preemptions: int = 0
     scheduled_unix_ns: int = 0
     first_token_unix_ns: int = 0
     finish: Finish | None = None
     failure: EngineError | None = None
+    _page_keys: list[bytes] = field(default_factory=list[bytes], repr=False)
 
     def __post_init__(self) -> None:
         self.output_token_ids = list(self.request.output_token_ids)
+        self.queued_unix_ns = self.arrived_unix_ns
+        self.seen = array("q", (*self.request.prompt_token_ids, *self.output_token_ids))
 
     @property
     def request_id(self) -> str:
@@ -61,8 +78,8 @@ class Sequence:
         return self.total_tokens - self.computed_tokens
 
     @property
-    def reserved_tokens(self) -> int:
-        """KV cache that it may ever need."""
+    def limit_tokens(self) -> int:
+        """Prompt and output tokens that it may grow to."""
         return len(self.request.prompt_token_ids) + self.request.stop.max_output_tokens
 
     @property
@@ -84,15 +101,43 @@ class Sequence:
         output_start = max(0, start - len(prompt))
         return [*prompt[start:end], *self.output_token_ids[output_start : max(0, end - len(prompt))]]
 
+    def page_key(self, index: int, page_tokens: int) -> bytes:
+        """Return the key of a page that is full: equal for two pages only where all tokens up to their ends are equal.
+
+        Args:
+            index: Which page, from 0.
+            page_tokens: Tokens of a page; the same in every call.
+        """
+        keys = self._page_keys
+        while len(keys) <= index:
+            token_ids = array("Q", self.token_ids(len(keys) * page_tokens, page_tokens))
+            keys.append(sha256((keys[-1] if keys else _ROOT) + token_ids.tobytes()).digest())
+        return keys[index]
+
+    def reuse(self, tokens: int) -> None:
+        """Take note that the next tokens need not be computed, as their keys and values are in the cache."""
+        before = min(self.computed_tokens, len(self.request.prompt_token_ids))
+        self.computed_tokens += tokens
+        if self.preemptions == 0:
+            self.cached_prompt_tokens += min(self.computed_tokens, len(self.request.prompt_token_ids)) - before
+
+    def preempt(self, now_unix_ns: int) -> None:
+        """Go back to the queue: everything is computed again, the output like a prompt."""
+        self.computed_tokens = 0
+        self.preemptions += 1
+        self.queued_unix_ns = now_unix_ns
+
     def append(self, token_id: int, now_unix_ns: int) -> None:
         """Take the next output token, and end with it where it is the last."""
         self.output_token_ids.append(token_id)
+        self.seen.append(token_id)
         self.first_token_unix_ns = self.first_token_unix_ns or now_unix_ns
         reason = self._reason(token_id)
         if reason is None:
             return
         timings = Timings(self.arrived_unix_ns, self.scheduled_unix_ns, self.first_token_unix_ns, now_unix_ns)
-        self.finish = Finish(reason, timings, None if reason is FinishReason.LENGTH else token_id)
+        stop_token_id = None if reason is FinishReason.LENGTH else token_id
+        self.finish = Finish(reason, timings, stop_token_id, self.cached_prompt_tokens)
 
     def _reason(self, token_id: int) -> FinishReason | None:
         if token_id in self.request.stop.stop_token_ids:

@@ -12,6 +12,7 @@ import torch
 from qwire.engine.chunk import Finish
 from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 from qwire.engine.runner import ModelRunner
+from qwire.engine.sampler import DrawnToken
 from qwire.engine.scheduler import Scheduler, StepPlan
 from qwire.engine.sequence import Sequence
 from qwire.engine.throughput import DecodeRate
@@ -28,7 +29,7 @@ class Delivery:
     """What a step brought for one generation: a token, the last one with `finish`, or a failure."""
 
     sequence: Sequence
-    token_id: int | None = None
+    token: DrawnToken | None = None
     finish: Finish | None = None
     failure: EngineError | None = None
 
@@ -96,7 +97,8 @@ class StepLoop:
             if self._closing:
                 raise EngineUnavailable
             self._scheduler.add(sequence)
-            if len(self._scheduler.waiting) > self._max_waiting:
+            waiting = self._scheduler.waiting
+            if sequence in waiting and len(waiting) > self._max_waiting:
                 refusal = QueueFull(self._retry_after_s())
                 self._scheduler.abort(sequence.request_id, refusal)
                 raise refusal
@@ -113,14 +115,15 @@ class StepLoop:
         """Return the present load."""
         with self._changed:
             running, waiting = self._scheduler.running, self._scheduler.waiting
-            oldest_ns = waiting[0].arrived_unix_ns if waiting else time.time_ns()
+            now_ns = time.time_ns()
+            oldest_ns = min((sequence.queued_unix_ns for sequence in waiting), default=now_ns)
             return Load(
                 steps=self._steps,
                 running=len(running),
                 waiting=len(waiting),
                 running_tokens=sum(sequence.total_tokens for sequence in running),
-                waiting_tokens=sum(sequence.reserved_tokens for sequence in waiting),
-                oldest_wait_s=max(0, time.time_ns() - oldest_ns) / 1e9 if waiting else 0.0,
+                waiting_tokens=sum(sequence.limit_tokens for sequence in waiting),
+                oldest_wait_s=max(0, now_ns - oldest_ns) / 1e9,
                 decode_tokens_per_s=self._rate.tokens_per_s(time.monotonic()),
             )
 
@@ -138,9 +141,11 @@ class StepLoop:
         torch.set_num_threads(self._threads)  # OpenMP keeps the number per thread
         try:
             while (plan := self._next_plan()) is not None:
+                for sequence in plan.preempted:
+                    _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
                 began_s = time.monotonic()
-                token_ids = self._runner.execute(plan)
-                self._book(plan, token_ids, time.monotonic() - began_s)
+                drawn = self._runner.execute(plan)
+                self._book(plan, drawn, time.monotonic() - began_s)
         except Exception:
             # Whatever it was, the state of the model's memory is unknown now: everything ends, and health says so.
             _logger.exception("engine_died")
@@ -155,20 +160,20 @@ class StepLoop:
                 late = self._scheduler.expire(now)
                 if late:
                     self._deliver([Delivery(sequence, failure=sequence.failure) for sequence in late])
-                self._runner.release(self._scheduler.take_released())
                 plan = self._scheduler.schedule(now)
                 if plan.scheduled:
                     return plan
                 self._changed.wait()
         return None
 
-    def _book(self, plan: StepPlan, token_ids: list[int | None], step_s: float) -> None:
+    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None], step_s: float) -> None:
+        token_ids = [None if token is None else token.token_id for token in drawn]
         decoded = sum(1 for sequence in plan.sampled if sequence.first_token_unix_ns)
         with self._changed:
             # What was aborted during the step gets nothing more.
-            drawn = [pair for pair in zip(plan.sampled, token_ids, strict=True) if not pair[0].ended]
+            live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
             self._scheduler.update(plan, token_ids, time.time_ns())
-            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in drawn]
+            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
             self._steps += 1
             if decoded:
                 self._rate.record(time.monotonic(), step_s, decoded)
@@ -180,7 +185,6 @@ class StepLoop:
             self._closing = True
             for sequence in (*self._scheduler.waiting, *self._scheduler.running):
                 self._scheduler.abort(sequence.request_id, EngineUnavailable())
-            self._runner.release(self._scheduler.take_released())
         self._over()
 
     def _retry_after_s(self) -> float:

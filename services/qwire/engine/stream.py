@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from qwire.engine.chunk import Finish, Timings, TokenChunk
+from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import EngineError
 from qwire.engine.sequence import Sequence
 
@@ -22,14 +22,17 @@ class TokenStream:
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
         self._token_ids: list[int] = []
+        self._logprobs: list[TokenLogprobs] = []
         self._finish: Finish | None = None
         self._failure: EngineError | None = None
         self._ready = asyncio.Event()
         self._begun = False
 
-    def put(self, token_id: int, finish: Finish | None) -> None:
-        """Add the next token; `finish` with the last one."""
+    def put(self, token_id: int, finish: Finish | None, logprobs: TokenLogprobs | None = None) -> None:
+        """Add the next token; `finish` with the last one, `logprobs` with each or none."""
         self._token_ids.append(token_id)
+        if logprobs is not None:
+            self._logprobs.append(logprobs)
         self._finish = finish
         self._ready.set()
 
@@ -47,9 +50,11 @@ class TokenStream:
         await self._ready.wait()
         if not self._token_ids and self._failure is not None:
             raise self._failure
-        chunk = TokenChunk(tuple(self._token_ids), self._finish, None if self._begun else self._timings())
+        timings = None if self._begun else self._timings()
+        chunk = TokenChunk(tuple(self._token_ids), self._finish, timings, tuple(self._logprobs))
         self._begun = True
         self._token_ids.clear()
+        self._logprobs.clear()
         if self._failure is None:
             self._ready.clear()
         return chunk

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 
 from qwire.engine.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
 from qwire.engine.protocol import ModelCard
-from qwire.engine.request import SamplingParams, StopParams, TokenRequest
+from qwire.engine.request import (
+    MAX_LOGIT_BIAS,
+    MAX_LOGIT_BIASES,
+    MAX_TOP_LOGPROBS,
+    SamplingParams,
+    StopParams,
+    TokenRequest,
+)
 
 _MAX_SEED = 2**64 - 1
 
@@ -27,6 +34,11 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
     _check_token_ids("stop.stop_token_ids", request.stop.stop_token_ids, card)
     _check_stop(request.stop, len(request.output_token_ids))
     _check_sampling(request.sampling)
+    _check_logit_bias(request.sampling.logit_bias, card)
+    if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(
+            "output.top_logprobs", f"It is {request.top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}."
+        )
     needed = prompt_tokens + request.stop.max_output_tokens
     if needed > card.context_tokens:
         raise ContextLengthExceeded(
@@ -76,6 +88,21 @@ def _check_sampling(sampling: SamplingParams) -> None:
             "sampling.repetition_penalty",
             f"It is {sampling.repetition_penalty}; it must be above 0 and at most 10.",
         )
+
+
+def _check_logit_bias(biases: tuple[tuple[int, float], ...], card: ModelCard) -> None:
+    if len(biases) > MAX_LOGIT_BIASES:
+        raise InvalidRequest(
+            "sampling.logit_bias", f"There are {len(biases)}; there must be at most {MAX_LOGIT_BIASES}."
+        )
+    seen = set[int]()
+    for index, (token_id, bias) in enumerate(biases):
+        field = f"sampling.logit_bias[{index}]"
+        _check_token_ids(f"{field}.token_id", (token_id,), card)
+        if token_id in seen:
+            raise InvalidRequest(f"{field}.token_id", f"Token {token_id} is there before; each must be there once.")
+        seen.add(token_id)
+        _check_range(f"logit_bias[{index}].bias", bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
 
 
 def _check_range(name: str, value: float, least: int, most: int) -> None:

@@ -132,7 +132,7 @@ class GenerationRun:
         """Return the delta's message; None where there is nothing that the caller asked to be told."""
         channel = CHANNELS[event.channel]
         if self._token_info and event.token_ids:
-            tokens = token_messages(event.token_ids)
+            tokens = token_messages(event.token_ids, event.logprobs)
             return generate_pb2.GenerationDelta(channel=channel, text=event.text, tokens=tokens)
         if event.text:
             return generate_pb2.GenerationDelta(channel=channel, text=event.text)

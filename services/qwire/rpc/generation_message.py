@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from google.protobuf.duration_pb2 import Duration
 
-from qwire.engine.chunk import Timings
+from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import SamplingParams, StopParams
 from qwire.text.event import EndReason, Finished, Started, ToolCalled
@@ -35,7 +35,7 @@ def started_message(started: Started, card: ModelCard, generation_id: str) -> pb
 
 
 def sampling_message(params: SamplingParams, *, seed: int | None) -> pb.SamplingOptions:
-    """Return sampling parameters with every field set; the seed only where there is one."""
+    """Return sampling parameters with every scalar set; the seed only where there is one."""
     return pb.SamplingOptions(
         temperature=params.temperature,
         top_k=params.top_k,
@@ -44,6 +44,7 @@ def sampling_message(params: SamplingParams, *, seed: int | None) -> pb.Sampling
         repetition_penalty=params.repetition_penalty,
         presence_penalty=params.presence_penalty,
         frequency_penalty=params.frequency_penalty,
+        logit_bias=[pb.LogitBias(token_id=token_id, bias=bias) for token_id, bias in params.logit_bias],
         seed=seed,
     )
 
@@ -74,9 +75,18 @@ def call_message(called: ToolCalled) -> pb.ToolCall:
     return pb.ToolCall(id=called.id, name=called.name, arguments_json=called.arguments_json)
 
 
-def token_messages(token_ids: tuple[int, ...]) -> list[pb.TokenInfo]:
-    """Return one record per output token."""
-    return [pb.TokenInfo(id=token_id) for token_id in token_ids]
+def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> list[pb.TokenInfo]:
+    """Return one record per output token, with its log-probabilities where there are any."""
+    if not logprobs:
+        return [pb.TokenInfo(id=token_id) for token_id in token_ids]
+    return [
+        pb.TokenInfo(
+            id=token_id,
+            logprob=record.logprob,
+            top=[pb.TokenAlternative(id=other, logprob=logprob) for other, logprob in record.top],
+        )
+        for token_id, record in zip(token_ids, logprobs, strict=True)
+    ]
 
 
 def duration_message(nanoseconds: int) -> Duration:

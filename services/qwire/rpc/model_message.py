@@ -11,6 +11,7 @@ _METHODS = {
     "int8": pb.QUANTIZATION_METHOD_INT8,
     "nf4": pb.QUANTIZATION_METHOD_NF4,
     "fp4": pb.QUANTIZATION_METHOD_FP4,
+    "q8": pb.QUANTIZATION_METHOD_Q8,
 }
 
 
@@ -31,7 +32,7 @@ def model_message(model: ServedModel) -> pb.Model:
         ),
         # What is not named here is refused by `qwire.rpc.spec`, field by field.
         capabilities=pb.ModelCapabilities(
-            chat=abilities.chat, reasoning=abilities.thinking, tools=abilities.tools, resume=True
+            chat=abilities.chat, reasoning=abilities.thinking, tools=abilities.tools, logprobs=True, resume=True
         ),
         quantization=pb.Quantization(
             method=_METHODS.get(quantization.method, pb.QUANTIZATION_METHOD_UNSPECIFIED),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qwire.engine.protocol import ModelCard
-from qwire.engine.request import Envelope
+from qwire.engine.request import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Envelope
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.prompt import PromptConverter
 from qwire.text.abilities import TextAbilities
@@ -58,6 +58,7 @@ class SpecConverter:
         sampling = self._sampling()
         stop = self._stop()
         resume = self._resume(stop)
+        top_logprobs = self._top_logprobs()
         priority = self._priority()
         self._checker.raise_if_any()
         return GenerationRequest(
@@ -66,6 +67,7 @@ class SpecConverter:
             sampling=sampling,
             stop=stop,
             resume=resume,
+            top_logprobs=top_logprobs,
             reasoning_budget_tokens=self._budget_tokens(),
         )
 
@@ -75,9 +77,16 @@ class SpecConverter:
             self._checker.unsupported(f"{path}.constraint", "the model has no constraints capability")
         if spec.adapter:
             self._checker.unsupported(f"{path}.adapter", "the model has no adapters capability")
-        self._checker.only_known(spec.output, f"{path}.output")
-        if spec.output.HasField("top_logprobs"):
-            self._checker.unsupported(f"{path}.output.top_logprobs", "the model has no logprobs capability")
+
+    def _top_logprobs(self) -> int | None:
+        options, path, check = self._spec.output, f"{self._path}.output", self._checker
+        check.only_known(options, path)
+        if not options.HasField("top_logprobs"):
+            return None
+        check.in_range(f"{path}.top_logprobs", options.top_logprobs, 0, MAX_TOP_LOGPROBS)
+        if options.HasField("token_info") and not options.token_info:
+            check.refuse(f"{path}.top_logprobs", "is reported with the tokens, which token_info = false leaves out")
+        return options.top_logprobs
 
     def _sampling(self) -> SamplingOptions:
         options, path, check = self._spec.sampling, f"{self._path}.sampling", self._checker
@@ -99,7 +108,24 @@ class SpecConverter:
             presence_penalty=options.presence_penalty if options.HasField("presence_penalty") else None,
             frequency_penalty=options.frequency_penalty if options.HasField("frequency_penalty") else None,
             seed=options.seed if options.HasField("seed") else None,
+            logit_bias=self._logit_bias(f"{path}.logit_bias") or None,
         )
+
+    def _logit_bias(self, path: str) -> tuple[tuple[int, float], ...]:
+        biases, check = self._spec.sampling.logit_bias[:MAX_LOGIT_BIASES], self._checker
+        if len(self._spec.sampling.logit_bias) > MAX_LOGIT_BIASES:
+            check.refuse(path, f"at most {MAX_LOGIT_BIASES} tokens may have a bias")
+        seen = set[int]()
+        for index, one in enumerate(biases):
+            check.only_known(one, f"{path}[{index}]")
+            check.in_range(f"{path}[{index}].bias", one.bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS)
+            if one.token_id >= self._card.vocabulary_tokens:
+                size = self._card.vocabulary_tokens
+                check.refuse(f"{path}[{index}].token_id", f"must be below the vocabulary's size, {size}")
+            elif one.token_id in seen:
+                check.refuse(f"{path}[{index}].token_id", "must not have a bias before")
+            seen.add(one.token_id)
+        return tuple((one.token_id, one.bias) for one in biases)
 
     def _stop(self) -> StopOptions:
         options, path, check = self._spec.stop, f"{self._path}.stop", self._checker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from qwire.engine.chunk import Timings
+from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.request import SamplingParams, StopParams
 from qwire.text.splitter import Channel
 
@@ -40,10 +40,19 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """Output since the last delta: never cumulative. The text may lag behind the tokens, never run ahead."""
+    """Output since the last delta: never cumulative.
+
+    Attributes:
+        text: The text; it may lag behind the tokens, never run ahead.
+        token_ids: The tokens.
+        logprobs: One record per token where the request asks for them; else empty, as for tokens that were put in the
+            model's mouth.
+        channel: What the text is.
+    """
 
     text: str
     token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs, ...] = ()
     channel: Channel = Channel.TEXT
 
 

@@ -9,7 +9,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 
-from qwire.engine.chunk import Finish, Timings, TokenChunk
+from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
 from qwire.text.event import Delta, EndReason, Finished, ToolCalled
@@ -87,7 +87,7 @@ class Generation:
         """Return what a chunk adds; `finished` is set where it is the last, `request` where its generation is over."""
         if chunk.timings is not None and not self._timed:
             self._timings, self._timed, self._timed_ns = chunk.timings, True, time.monotonic_ns()
-        events = self._take(chunk.token_ids, self._ending(chunk.finish))
+        events = self._take(chunk.token_ids, self._ending(chunk.finish), chunk.logprobs)
         if self.finished is None and self._output.budget_spent:
             events += self._end_thinking(self._ends.thinking)
         return events
@@ -144,7 +144,9 @@ class Generation:
             ending = _Ending(EndReason.LENGTH)
         return self._take(token_ids, ending)
 
-    def _take(self, token_ids: tuple[int, ...], ending: _Ending | None) -> list[Delta | ToolCalled]:
+    def _take(
+        self, token_ids: tuple[int, ...], ending: _Ending | None, logprobs: tuple[TokenLogprobs, ...] = ()
+    ) -> list[Delta | ToolCalled]:
         """Take tokens, up to where a stop string appears or the budget is spent."""
         by_token = ending is not None and ending.stop_token_id is not None
         pieces = self._output.push(token_ids[:-1] if by_token else token_ids)
@@ -156,22 +158,24 @@ class Generation:
             channel = pieces[-1].channel if pieces else Channel.TEXT
             last = OutputPiece("", int(by_token), channel=channel)
             pieces = joined([*pieces, last, *self._output.finish()])
-        events = list(self._events(pieces, token_ids))
+        events = list(self._events(pieces, token_ids, logprobs))
         if ending is not None:
             self._finish(ending)
         return events
 
-    def _events(self, pieces: Iterable[OutputPiece], token_ids: tuple[int, ...]) -> Iterable[Delta | ToolCalled]:
+    def _events(
+        self, pieces: Iterable[OutputPiece], token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
+    ) -> Iterable[Delta | ToolCalled]:
         start = 0
         for piece in pieces:
             if piece.call is not None:
                 self._calls += 1
                 yield ToolCalled(self._call_id(), piece.call.name, piece.call.arguments_json)
             elif piece.tokens or piece.text:
-                taken = token_ids[start : start + piece.tokens]
-                start += piece.tokens
-                self._token_ids += taken
-                yield Delta(piece.text, taken, piece.channel)
+                end = start + piece.tokens
+                self._token_ids += token_ids[start:end]
+                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel)
+                start = end
 
     def _call_id(self) -> str:
         """Return an id that depends on what led to the call only, so that a resumed generation gives the same."""

@@ -107,6 +107,7 @@ class SamplingOptions:
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     seed: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,7 @@ class GenerationRequest:
         sampling: How tokens are drawn.
         stop: When the output ends.
         resume: Go on after output that exists; None = a new generation.
+        top_logprobs: As of `qwire.engine.request.TokenRequest`.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
     """
 
@@ -146,4 +148,5 @@ class GenerationRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     stop: StopOptions = field(default_factory=StopOptions)
     resume: ResumePoint | None = None
+    top_logprobs: int | None = None
     reasoning_budget_tokens: int | None = None

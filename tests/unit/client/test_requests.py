@@ -86,17 +86,20 @@ def test_every_option_reaches_its_field() -> None:
         presence_penalty=-1,
         frequency_penalty=2,
         seed=2**64 - 1,
+        logit_bias={7: -2.5, 4: 100},
         max_output_tokens=9,
         min_output_tokens=1,
         stop_strings=("x",),
         stop_token_ids=(5,),
         ignore_eos=True,
         token_info=False,
+        top_logprobs=5,
     )
     spec = generation_spec("hi", options)
     assert spec.model == "m"
     sent = {field.name: value for part in (spec.sampling, spec.stop, spec.output) for field, value in part.ListFields()}
     sent |= {name: tuple(sent[name]) for name in ("stop_strings", "stop_token_ids")}
+    sent["logit_bias"] = {one.token_id: one.bias for one in spec.sampling.logit_bias}
     assert sent == {name: value for name, value in options.items() if name != "model"}
     elsewhere = {"system", "priority", "tools", "reasoning", "reasoning_budget_tokens"}
     assert set(options) | elsewhere == set(GenerationOptions.__annotations__)
@@ -115,6 +118,9 @@ def test_priority() -> None:
         ("hi", {"top_k": 2**32}, "spec.sampling.top_k"),
         ("hi", {"seed": 2**64}, "spec.sampling.seed"),
         ("hi", {"temperature": "hot"}, "spec.sampling.temperature"),
+        ("hi", {"logit_bias": [(1, 2.0)]}, "spec.sampling.logit_bias"),
+        ("hi", {"logit_bias": {1: 0, -1: 2.0}}, "spec.sampling.logit_bias[1].token_id"),
+        ("hi", {"logit_bias": {1: "much"}}, "spec.sampling.logit_bias[0].bias"),
         ("hi", {"max_output_tokens": -1}, "spec.stop.max_output_tokens"),
         ("hi", {"stop_strings": "END"}, "spec.stop.stop_strings"),
         ("hi", {"stop_strings": [1]}, "spec.stop.stop_strings"),

@@ -50,6 +50,22 @@ def test_a_generation_is_whole() -> None:
     assert generation.started.sampling.temperature == 0.7  # as the caller wrote it, not as 32 bits hold it
 
 
+def test_a_bias_is_told_as_it_was_given() -> None:
+    with FakeServer(answers=[Answer(text="one")]) as server, Client(server.target) as client:
+        sampling = client.generate("hi", logit_bias={5: 0.7, 2: -100}).started.sampling
+        assert client.generate("hi").started.sampling.logit_bias == ()
+    assert sampling.logit_bias == ((5, 0.7), (2, -100.0))
+
+
+def test_log_probabilities_come_with_each_token_where_asked_for() -> None:
+    with FakeServer(answers=[Answer(text="one two")]) as server, Client(server.target) as client:
+        tokens = client.generate("hi", top_logprobs=2).tokens
+        assert client.generate("hi").tokens == (TokenInfo(0), TokenInfo(1))
+    assert [token.logprob for token in tokens] == pytest.approx([-0.693147] * 2)
+    assert [one.id for one in tokens[1].top] == [1, 2]
+    assert [one.logprob for one in tokens[1].top] == pytest.approx([-0.693147, -1.386294])
+
+
 def test_a_stream_yields_typed_events_and_adds_up_to_the_same_generation() -> None:
     answer = Answer(text="one two", reasoning="hm")
     with FakeServer(answers=[answer]) as server, Client(server.target) as client:

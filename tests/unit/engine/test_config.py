@@ -17,6 +17,7 @@ from qwire.engine.config import EngineConfig
         {"max_waiting": -1},
         {"max_running": 32, "max_step_tokens": 31},
         {"kv_capacity_tokens": 1},
+        {"page_tokens": 0},
         {"context_tokens": 1},
         {"default_max_output_tokens": 0},
     ],

@@ -15,8 +15,10 @@ from qwire.engine.sequence import Sequence
 MakeSequence = Callable[..., Sequence]
 
 
-def scheduler(capacity_tokens: int = 1000, *, max_running: int = 4, max_step_tokens: int = 8) -> Scheduler:
-    return Scheduler(KVCacheManager(capacity_tokens), max_running=max_running, max_step_tokens=max_step_tokens)
+def scheduler(pages: int = 100, *, max_running: int = 4, max_step_tokens: int = 8, reuse: bool = False) -> Scheduler:
+    """Make a scheduler over pages of 4 tokens; without reuse, as all prompts here begin alike."""
+    cache = KVCacheManager(pages, 4, prefix_reuse=reuse)
+    return Scheduler(cache, max_running=max_running, max_step_tokens=max_step_tokens)
 
 
 def shape(plan: StepPlan) -> list[tuple[str, int, int, bool]]:
@@ -63,7 +65,7 @@ def test_priority_goes_before_arrival(make_sequence: MakeSequence) -> None:
 
 
 def test_a_large_request_is_not_overtaken_while_it_waits_for_memory(make_sequence: MakeSequence) -> None:
-    subject = scheduler(capacity_tokens=20)
+    subject = scheduler(pages=5)
     subject.add(make_sequence(8, StopParams(max_output_tokens=2)))
     subject.add(make_sequence(12, StopParams(max_output_tokens=8)))
     subject.add(make_sequence(1, StopParams(max_output_tokens=1)))
@@ -71,6 +73,66 @@ def test_a_large_request_is_not_overtaken_while_it_waits_for_memory(make_sequenc
     step(subject)
     step(subject)
     assert [sequence.request_id for sequence in subject.running] == ["request-1"]
+
+
+def test_the_last_one_gives_way_when_memory_runs_out_and_goes_on_later(make_sequence: MakeSequence) -> None:
+    subject = scheduler(pages=5, max_step_tokens=16)
+    first, second = (make_sequence(3, StopParams(max_output_tokens=12)) for _ in range(2))
+    subject.add(first)
+    subject.add(second)
+    while second in subject.running:
+        step(subject)
+    assert (subject.running, subject.waiting) == ((first,), (second,))
+    assert (second.preemptions, second.computed_tokens) == (1, 0)
+    output = list(second.output_token_ids)
+    assert output
+    while not first.ended:
+        step(subject)
+    assert shape(step(subject)) == [("request-1", 0, 3 + len(output), True)]
+    assert second.output_token_ids == [*output, 5]
+    while not second.ended:
+        step(subject)
+    assert (first.preemptions, second.preemptions) == (0, 1)
+
+
+def test_priority_goes_before_arrival_in_keeping_memory_too(make_sequence: MakeSequence) -> None:
+    subject = scheduler(pages=5)
+    low, high = (make_sequence(3, StopParams(max_output_tokens=12), priority=priority) for priority in (-1, 0))
+    subject.add(low)
+    subject.add(high)
+    while not high.ended:
+        step(subject)
+    assert (low.preemptions, high.preemptions) == (1, 0)
+
+
+def test_the_same_beginning_is_computed_once_even_by_requests_that_arrive_together(make_sequence: MakeSequence) -> None:
+    subject = scheduler(reuse=True)
+    first, second = make_sequence(11), make_sequence(14)
+    subject.add(first)
+    subject.add(second)
+    assert shape(step(subject)) == [("request-0", 0, 8, False)]
+    assert shape(step(subject)) == [("request-0", 8, 3, True), ("request-1", 8, 5, False)]
+    assert (first.cached_prompt_tokens, second.cached_prompt_tokens) == (0, 8)
+    third = make_sequence(12)
+    subject.add(third)
+    assert shape(step(subject)) == [
+        ("request-0", 11, 1, True),
+        ("request-1", 13, 1, True),
+        ("request-2", 8, 4, True),
+    ]
+
+
+def test_what_a_preempted_sequence_finds_again_is_no_prompt_reuse(make_sequence: MakeSequence) -> None:
+    subject = scheduler(pages=5, reuse=True)
+    first = make_sequence(3, StopParams(max_output_tokens=12))
+    second = make_sequence(7, StopParams(max_output_tokens=12))
+    subject.add(first)
+    subject.add(second)
+    while not second.ended:
+        step(subject)
+    assert second.preemptions > 0
+    assert second.finish is not None
+    assert second.finish.cached_prompt_tokens == 0
 
 
 def test_a_finished_sequence_makes_room_in_the_same_step(make_sequence: MakeSequence) -> None:
@@ -81,12 +143,10 @@ def test_a_finished_sequence_makes_room_in_the_same_step(make_sequence: MakeSequ
     step(subject, token_id=0)
     assert first.finish is not None
     assert subject.running == (second,)
-    assert subject.take_released() == [first]
-    assert subject.take_released() == []
 
 
 def test_abort_frees_a_waiting_and_a_running_sequence(make_sequence: MakeSequence) -> None:
-    cache = KVCacheManager(1000)
+    cache = KVCacheManager(100, 4)
     subject = Scheduler(cache, max_running=1, max_step_tokens=8)
     running, waiting = make_sequence(), make_sequence()
     subject.add(running)
@@ -97,7 +157,6 @@ def test_abort_frees_a_waiting_and_a_running_sequence(make_sequence: MakeSequenc
     assert cache.used_tokens == 0
     subject.update(plan, [5], 1)  # the step was under way when it was aborted
     assert running.output_token_ids == []
-    assert subject.take_released() == [running]
     assert subject.abort(running.request_id, GenerationCancelled()) is None
     assert not subject.schedule(0).scheduled
 
@@ -130,7 +189,9 @@ def test_a_resumed_sequence_computes_its_output_like_a_prompt(make_sequence: Mak
     assert shape(step(subject)) == [("request-0", 0, 4, True)]
 
 
-@pytest.mark.parametrize("module", ["scheduler", "cache", "sequence", "config", "checkpoint_config", "validation"])
+@pytest.mark.parametrize(
+    "module", ["scheduler", "cache", "pages", "sequence", "config", "checkpoint_config", "validation"]
+)
 def test_bookkeeping_needs_no_torch(module: str) -> None:
     code = f"import sys, qwire.engine.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
 
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
 from qwire.engine.request import Envelope, StopParams, TokenRequest
-from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.scheduler import ScheduledTokens, Scheduler, StepPlan
 from qwire.engine.sequence import Sequence
 
 CAPACITY_TOKENS, MAX_RUNNING, MAX_STEP_TOKENS = 60, 3, 7
 EOS = 0
+ANY_PAGE = (1, 2, 3, 4, 5)
+"""Page sizes that divide the capacity."""
 
 
 class SchedulerWorkload(RuleBasedStateMachine):
@@ -23,25 +25,27 @@ class SchedulerWorkload(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.cache = KVCacheManager(CAPACITY_TOKENS)
-        self.scheduler = Scheduler(self.cache, max_running=MAX_RUNNING, max_step_tokens=MAX_STEP_TOKENS)
         self.added: list[Sequence] = []
-        self.ever_running: set[Sequence] = set()
-        self.released: list[Sequence] = []
         self.plan: StepPlan | None = None
         self.now = 0
+        self.content: dict[int, tuple[int, ...]] = {}
+
+    @initialize(page_tokens=st.sampled_from(ANY_PAGE), prefix_reuse=st.booleans())
+    def start(self, page_tokens: int, prefix_reuse: bool) -> None:  # noqa: FBT001 - hypothesis names it
+        self.cache = KVCacheManager(CAPACITY_TOKENS // page_tokens, page_tokens, prefix_reuse=prefix_reuse)
+        self.scheduler = Scheduler(self.cache, max_running=MAX_RUNNING, max_step_tokens=MAX_STEP_TOKENS)
 
     @rule(
         target=sequences,
-        prompt=st.integers(1, 30),
+        prompt=st.lists(st.sampled_from([1, 1, 1, 3]), min_size=1, max_size=30),
         most=st.integers(1, 30),
         given=st.integers(0, 29),
         priority=st.integers(-1, 1),
         deadline=st.none() | st.integers(1, 40),
     )
-    def add(self, prompt: int, most: int, given: int, priority: int, deadline: int | None) -> Sequence:
+    def add(self, prompt: list[int], most: int, given: int, priority: int, deadline: int | None) -> Sequence:
         request = TokenRequest(
-            prompt_token_ids=(1,) * prompt,
+            prompt_token_ids=tuple(prompt),
             envelope=Envelope(
                 f"request-{len(self.added)}",
                 priority=priority,
@@ -69,7 +73,23 @@ class SchedulerWorkload(RuleBasedStateMachine):
         for sequence in self.scheduler.running:
             if sequence.pending_tokens == 1:
                 assert sequence in planned
+        for tokens in plan.scheduled:
+            self.compute(tokens)
         self.plan = plan
+
+    def compute(self, tokens: ScheduledTokens) -> None:
+        """Write tokens where the plan says, and see that all that they attend to lies where the plan says.
+
+        In place of keys and values the slot of a token holds the tokens up to it, which those depend on.
+        """
+        text = tuple(tokens.sequence.token_ids(0, tokens.start + tokens.length))
+        size = self.cache.page_tokens
+        assert len(tokens.pages) == -(-len(text) // size)
+        slots = [tokens.pages[position // size] * size + position % size for position in range(len(text))]
+        for position, slot in enumerate(slots):
+            if position >= tokens.start:
+                self.content[slot] = text[: position + 1]
+        assert [self.content.get(slot) for slot in slots] == [text[: end + 1] for end in range(len(text))]
 
     @precondition(lambda self: self.plan is not None)
     @rule(data=st.data())
@@ -82,6 +102,8 @@ class SchedulerWorkload(RuleBasedStateMachine):
         for sequence, token_id, was_live, length in zip(self.plan.sampled, drawn, live, before, strict=True):
             grown = was_live and token_id is not None
             assert len(sequence.output_token_ids) == length + grown
+            given = sequence.request.output_token_ids
+            assert sequence.cached_prompt_tokens <= len(sequence.request.prompt_token_ids) - (not given)
             if was_live and token_id is None:
                 assert isinstance(sequence.failure, NumericalError)
         self.plan = None
@@ -101,48 +123,57 @@ class SchedulerWorkload(RuleBasedStateMachine):
             deadline = sequence.request.envelope.deadline_unix_ns
             assert deadline is None or deadline > self.now
 
-    @rule()
-    def release(self) -> None:
-        self.released += self.scheduler.take_released()
-
     @invariant()
     def everything_is_in_one_place(self) -> None:
         waiting, running = self.scheduler.waiting, self.scheduler.running
-        self.ever_running.update(running)
         live = {*waiting, *running}
         assert len(live) == len(waiting) + len(running)
         assert live == {sequence for sequence in self.added if not sequence.ended}
         assert all((sequence.finish is None) or (sequence.failure is None) for sequence in self.added)
 
     @invariant()
-    def reservations_are_those_of_the_running(self) -> None:
+    def pages_are_in_order(self) -> None:
         running = self.scheduler.running
         assert len(running) <= MAX_RUNNING
-        assert self.cache.used_tokens == sum(sequence.reserved_tokens for sequence in running) <= CAPACITY_TOKENS
-        assert all(sequence.total_tokens <= sequence.reserved_tokens for sequence in running)
+        self.cache.check_integrity()
+        assert self.cache.used_tokens <= CAPACITY_TOKENS
+        assert bool(self.cache.used_tokens) == bool(running)
+        for sequence in running:
+            assert sequence.computed_tokens < sequence.total_tokens <= sequence.limit_tokens
+            # What the next token needs is taken when it is planned.
+            needed = -(-(sequence.total_tokens - 1) // self.cache.page_tokens)
+            assert len(self.cache.pages(sequence, sequence.total_tokens)) >= needed
+        assert all(sequence.computed_tokens == 0 for sequence in self.scheduler.waiting)
 
     @invariant()
     def nobody_waits_without_need(self) -> None:
         if self.scheduler.waiting:
-            head = min(self.scheduler.waiting, key=lambda sequence: sequence.order)
+            head = self.scheduler.waiting[0]
+            assert head.order == min(sequence.order for sequence in self.scheduler.waiting)
+            assert self.scheduler.running
             assert len(self.scheduler.running) == MAX_RUNNING or not self.cache.can_allocate(head)
 
     def teardown(self) -> None:
+        if not self.added:
+            return
         if self.plan is not None:
             self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
         steps = 0
         while (plan := self.scheduler.schedule(self.now)).scheduled:
+            first = min(self.scheduler.running, key=lambda sequence: sequence.order)
+            assert first in [tokens.sequence for tokens in plan.scheduled], "the first one makes progress"
+            for tokens in plan.scheduled:
+                self.compute(tokens)
             self.scheduler.update(plan, [2] * len(plan.sampled), self.now)
             self.everything_is_in_one_place()
+            self.pages_are_in_order()
+            self.nobody_waits_without_need()
             steps += 1
-            assert steps <= sum(sequence.reserved_tokens for sequence in self.added)
-        self.released += self.scheduler.take_released()
+            # Whoever is the first one is computed once, so all of them are done after this many steps.
+            assert steps <= sum(sequence.limit_tokens for sequence in self.added)
         assert all(sequence.ended for sequence in self.added)
         assert self.scheduler.waiting == self.scheduler.running == ()
         assert self.cache.used_tokens == 0
-        # Each sequence that held memory gave it back exactly once.
-        assert len(self.released) == len(set(self.released))
-        assert set(self.released) == self.ever_running
 
 
 TestSchedulerWorkload = SchedulerWorkload.TestCase

@@ -49,7 +49,7 @@ def test_tokens_that_end_are_banned_before_the_least_output(make_sequence: MakeS
 def test_output_that_it_came_with_counts(make_sequence: MakeSequence) -> None:
     sequence = make_sequence(3, StopParams(max_output_tokens=3, min_output_tokens=2), output_token_ids=(8, 9))
     assert sequence.pending_tokens == 5
-    assert sequence.reserved_tokens == 6
+    assert sequence.limit_tokens == 6
     assert not sequence.banned_token_ids
     sequence.append(4, 1)
     assert sequence.ended

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk
+from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
 from qwire.engine.sequence import Sequence
 from qwire.engine.stream import TokenStream
@@ -33,6 +33,15 @@ async def test_tokens_that_came_meanwhile_are_one_chunk(stream: TokenStream) -> 
     stream.put(3, None)
     stream.put(4, FINISH)
     assert await stream.next() == TokenChunk((3, 4), FINISH)
+
+
+async def test_log_probabilities_travel_with_their_tokens(stream: TokenStream) -> None:
+    records = [TokenLogprobs(-0.1 * token_id, ((token_id, -0.1),)) for token_id in range(3)]
+    stream.put(0, None, records[0])
+    assert (await stream.next()).logprobs == (records[0],)
+    stream.put(1, None, records[1])
+    stream.put(2, FINISH, records[2])
+    assert (await stream.next()).logprobs == (records[1], records[2])
 
 
 async def test_a_failure_comes_after_the_tokens_and_the_first_one_stays(stream: TokenStream) -> None:

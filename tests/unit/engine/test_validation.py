@@ -16,7 +16,10 @@ GOOD = TokenRequest((1, 2, 99), Envelope("a"), StopParams(max_output_tokens=47))
 
 def test_the_bounds_themselves_are_allowed() -> None:
     check_request(GOOD, CARD, 50)
-    wild = SamplingParams(10, 2, -2, 10, 0, 1.0, 1, 2**64 - 1)
+    check_request(replace(GOOD, top_logprobs=0), CARD, 50)
+    check_request(replace(GOOD, top_logprobs=20), CARD, 50)
+    biases = ((0, -100.0), (99, 100.0))
+    wild = SamplingParams(10, 2, -2, biases, temperature=10, top_k=0, top_p=1.0, min_p=1, seed=2**64 - 1)
     check_request(replace(GOOD, sampling=wild, output_token_ids=(0,) * 46), CARD, 50)
 
 
@@ -28,6 +31,8 @@ def test_the_bounds_themselves_are_allowed() -> None:
         ({"prompt_token_ids": (-1,)}, "tokens.ids"),
         ({"output_token_ids": (100,)}, "resume.output_token_ids"),
         ({"output_token_ids": (1,) * 47}, "resume.output_token_ids"),
+        ({"top_logprobs": -1}, "output.top_logprobs"),
+        ({"top_logprobs": 21}, "output.top_logprobs"),
         ({"stop": StopParams(0)}, "stop.max_output_tokens"),
         ({"stop": StopParams(5, min_output_tokens=6)}, "stop.min_output_tokens"),
         ({"stop": StopParams(5, min_output_tokens=-1)}, "stop.min_output_tokens"),
@@ -38,6 +43,24 @@ def test_what_is_out_of_range_is_refused_by_field(change: dict[str, Any], field:
     with pytest.raises(InvalidRequest) as caught:
         check_request(replace(GOOD, **change), CARD, 50)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("biases", "field"),
+    [
+        (((1, 0.0), (100, 0.0)), "[1].token_id"),
+        (((-1, 0.0),), "[0].token_id"),
+        (((1, 0.0), (2, 0.0), (1, 0.0)), "[2].token_id"),
+        (((1, 100.5),), "[0].bias"),
+        (((1, 0.0), (2, float("nan"))), "[1].bias"),
+        (((1, float("-inf")),), "[0].bias"),
+        (((1, 0.0),) * 301, ""),
+    ],
+)
+def test_a_bias_out_of_range_is_refused_by_field(biases: tuple[tuple[int, float], ...], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        check_request(replace(GOOD, sampling=SamplingParams(logit_bias=biases)), CARD, 50)
+    assert caught.value.field == f"sampling.logit_bias{field}"
 
 
 @pytest.mark.parametrize(

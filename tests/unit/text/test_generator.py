@@ -66,7 +66,8 @@ class GroupingEngine(FakeEngine):
                 if len(group) < size and chunk.finish is None:
                     continue
                 token_ids = tuple(token_id for member in group for token_id in member.token_ids)
-                yield TokenChunk(token_ids, chunk.finish, group[0].timings)
+                logprobs = tuple(record for member in group for record in member.logprobs)
+                yield TokenChunk(token_ids, chunk.finish, group[0].timings, logprobs)
                 size = next(sizes, size)
                 group.clear()
 
@@ -207,6 +208,21 @@ async def test_a_stop_string_cuts_the_text_and_ends_the_engines_generation_first
     assert finished.output_tokens == len(tokens_of(events)) < len(answer)
 
 
+@pytest.mark.parametrize("sizes", [(1,), (3,), (100,)])
+async def test_log_probabilities_are_cut_with_the_tokens(
+    processor: TextProcessor, card: ModelCard, answer: list[int], sizes: tuple[int, ...]
+):
+    generator = Generator(processor, GroupingEngine(answer, card, sizes), card)
+    request = replace(a_request(stop=StopOptions(stop_strings=("END",))), top_logprobs=2)
+    events = await collect(generator, request)
+    deltas = [event for event in events if isinstance(event, Delta)]
+    assert finished_of(events).output_tokens == len(tokens_of(events)) < len(answer)
+    assert all(len(delta.logprobs) == len(delta.token_ids) for delta in deltas)
+    records = [record for delta in deltas for record in delta.logprobs]
+    assert [record.top[0][0] for record in records] == tokens_of(events)
+    assert {len(record.top) for record in records} == {2}
+
+
 async def test_timings_at_a_stop_string_are_by_the_engines_clock(
     processor: TextProcessor, card: ModelCard, answer: list[int]
 ):
@@ -248,7 +264,7 @@ async def test_unset_options_are_the_models_and_the_seed_is_drawn(make: Make, ca
 
 async def test_chosen_options_are_kept_zeros_included(make: Make, answer: list[int]):
     generator, _ = make(answer)
-    sampling = SamplingOptions(0.0, 0, 0.5, 0.0, 1.5, -1.0, 0.5, 0)
+    sampling = SamplingOptions(0.0, 0, 0.5, 0.0, 1.5, -1.0, 0.5, 0, ((1, 2.0),))
     started = started_of(await collect(generator, a_request(sampling=sampling)))
     assert started.sampling == SamplingParams(
         temperature=0.0,
@@ -259,6 +275,7 @@ async def test_chosen_options_are_kept_zeros_included(make: Make, answer: list[i
         presence_penalty=-1.0,
         frequency_penalty=0.5,
         seed=0,
+        logit_bias=((1, 2.0),),
     )
 
 

@@ -111,7 +111,7 @@ async def run(
         SamplingOptions(seed=7),
         stop or StopOptions(),
         ResumePoint(resumed, 0) if resumed else None,
-        budget,
+        reasoning_budget_tokens=budget,
     )
     generator = Generator(processor, engine, await engine.card())
     events = [event async for event in generator.stream(request)]

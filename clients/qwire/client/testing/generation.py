@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -126,10 +127,21 @@ def _deltas(answer: Answer, spec: types_pb2.GenerationSpec) -> list[generate_pb2
     wants_tokens = spec.output.token_info if spec.output.HasField("token_info") else True
     return [
         generate_pb2.GenerationDelta(
-            channel=channel, text=word, tokens=[types_pb2.TokenInfo(id=position)] if wants_tokens else []
+            channel=channel, text=word, tokens=[_token(position, spec.output)] if wants_tokens else []
         )
         for position, (channel, word) in enumerate(parts[: spec.stop.max_output_tokens or None])
     ]
+
+
+def _token(token_id: int, output: types_pb2.OutputOptions) -> types_pb2.TokenInfo:
+    """Pretend that the token has half of the probability, the one after it half of the rest, and so on."""
+    if not output.HasField("top_logprobs"):
+        return types_pb2.TokenInfo(id=token_id)
+    top = [
+        types_pb2.TokenAlternative(id=token_id + place, logprob=-math.log(2) * (place + 1))
+        for place in range(output.top_logprobs)
+    ]
+    return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=top)
 
 
 def _words(answer: Answer) -> int:

@@ -191,7 +191,7 @@ def _model(name: str) -> model_pb2.Model:
         limits=model_pb2.ModelLimits(
             context_tokens=_CONTEXT_TOKENS, max_output_tokens=_CONTEXT_TOKENS - 1, default_max_output_tokens=512
         ),
-        capabilities=model_pb2.ModelCapabilities(chat=True),
+        capabilities=model_pb2.ModelCapabilities(chat=True, logprobs=True),
         quantization=model_pb2.Quantization(
             method=model_pb2.QUANTIZATION_METHOD_INT8, bits=8, compute_dtype="float32", source_format="Q4_K_M"
         ),

@@ -1,0 +1,87 @@
+"""How the matrices of a decoder are held and multiplied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Norm:
+    """RMSNorm on the way into a product.
+
+    Attributes:
+        weight: `[columns]`, float32.
+        epsilon: Added to the mean square.
+    """
+
+    weight: Tensor
+    epsilon: float
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMSNorms of single heads, as Qwen3 has them.
+
+    Attributes:
+        weights: `[2, size]`, float32: of query heads, of key heads.
+        query_heads: The first so many heads are queries.
+        epsilon: Added to the mean square.
+    """
+
+    weights: Tensor
+    query_heads: int
+    epsilon: float
+
+
+class Matrix(Protocol):
+    """A linear layer's weight `[rows, columns]` and bias `[rows]`. All tensors are float32 with contiguous rows."""
+
+    def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """Return `x @ weight.T + bias` `[tokens, rows]`, of `x` `[tokens, columns]` normalized first with a norm."""
+        ...
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """Add `x @ weight.T + bias` to `residual` `[tokens, rows]`."""
+        ...
+
+    def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
+        """Add the product of `silu(gate) * up` to `residual`; `gate_up` is `[tokens, 2 * columns]`, the gate first."""
+        ...
+
+
+class Embedding(Protocol):
+    """A row of numbers for each token."""
+
+    def rows_of(self, token_ids: Tensor) -> Tensor:
+        """Return the tokens' rows as they are held, `[token_ids, columns]`, float32."""
+        ...
+
+    def as_matrix(self) -> Matrix:
+        """Return the same weights for products: the head of a model that ties it to its embedding."""
+        ...
+
+
+class Arithmetic(Protocol):
+    """One way to hold and multiply."""
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Matrix:
+        """Take a linear layer's weight `[rows, columns]` and bias `[rows]`, float32."""
+        ...
+
+    def embed(self, weight: Tensor) -> Embedding:
+        """Take an embedding `[tokens, columns]`, float32."""
+        ...
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
+        """Turn heads by their positions, in place.
+
+        Args:
+            heads: `[tokens, heads, size]`, float32, the heads of a token contiguous.
+            cos: `[tokens, size / 2]`.
+            sin: As `cos`.
+            norms: RMSNorms of each head before that; None = none.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""8-bit weights on CPUs: a compiled kernel, its build, and the layers that use it."""

@@ -1,0 +1,331 @@
+// Linear layers of a decoder with 8-bit weights, for CPUs.
+//
+// A weight matrix [rows, columns] is cut into groups of 32 columns. A group's weights are int8 with one float16 scale:
+// w = scale * q, q in [-127, 127]. Activations are quantized on the way in, in the same groups: int16, float32 scale.
+// The products of a group are added up exactly, in int32 (32 * 127 * 32767 < 2^31); groups are added up in float32 in
+// the order of the columns. So a row of activations gives the same bits alone, in any batch, and on every CPU.
+//
+// Layout: 16 rows of weights make a block, in which the 16 pairs of neighbouring columns (2p, 2p + 1) of a group follow
+// one another: [block][group][pair][row][2]. One register then holds a pair of every row, and multiplies it with one
+// pair of activations.
+//
+// The compiler takes the instructions of the machine that it runs on: AVX-512 with or without VNNI, AVX2, or, elsewhere
+// (Arm among it), what it makes of the plain loops.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int64_t kGroup = 32;    // columns that share a scale
+constexpr int64_t kBlock = 16;    // rows that are computed together
+constexpr int64_t kPairs = kGroup / 2;
+constexpr int64_t kChunk = 96;    // rows of activations that stay in a core's cache while weights pass by
+constexpr float kMost = 32767.0f; // the largest quantized activation
+
+int64_t groups_of(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
+int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+
+// ---------------------------------------------------------------- one tile: a block of weights times Rows activations
+
+#if defined(__AVX512BW__)
+
+constexpr int kTile = 12; // as many accumulators as cover the latency of the multiplication, within 32 registers
+
+__m512i multiply_add(__m512i sum, __m512i weights, __m512i activations) {
+#if defined(__AVX512VNNI__)
+  return _mm512_dpwssd_epi32(sum, weights, activations);
+#else
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(weights, activations));
+#endif
+}
+
+template <int Rows>
+void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
+          float *out) {
+  // Few rows alone would wait for each other's results: integers may be added up in several sums.
+  constexpr int kSums = Rows >= 6 ? 1 : Rows >= 3 ? 2 : 4;
+  __m512 total[Rows];
+  for (auto &row : total) row = _mm512_setzero_ps();
+  for (int64_t group = 0; group < groups; ++group) {
+    __m512i sum[Rows][kSums];
+    for (auto &row : sum)
+      for (auto &part : row) part = _mm512_setzero_si512();
+    for (int64_t pair = 0; pair < kPairs; pair += kSums)
+      for (int part = 0; part < kSums; ++part, w += 2 * kBlock) {
+        const __m512i weights = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w)));
+        for (int row = 0; row < Rows; ++row) {
+          int32_t activations;
+          std::memcpy(&activations, a + row * groups * kGroup + group * kGroup + 2 * (pair + part), 4);
+          sum[row][part] = multiply_add(sum[row][part], weights, _mm512_set1_epi32(activations));
+        }
+      }
+    const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(w_scale)));
+    w_scale += kBlock;
+    for (int row = 0; row < Rows; ++row) {
+      __m512i all = sum[row][0];
+      for (int part = 1; part < kSums; ++part) all = _mm512_add_epi32(all, sum[row][part]);
+      const __m512 both = _mm512_mul_ps(scale, _mm512_set1_ps(a_scale[row * groups + group]));
+      total[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(all), both, total[row]);
+    }
+  }
+  for (int row = 0; row < Rows; ++row) _mm512_storeu_ps(out + row * kBlock, total[row]);
+}
+
+#elif defined(__AVX2__)
+
+constexpr int kTile = 6; // two accumulators a row, within 16 registers
+
+template <int Rows>
+void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
+          float *out) {
+  std::fill(out, out + Rows * kBlock, 0.0f);
+  for (int64_t group = 0; group < groups; ++group) {
+    __m256i sum[Rows][2];
+    for (auto &row : sum) row[0] = row[1] = _mm256_setzero_si256();
+    for (int64_t pair = 0; pair < kPairs; ++pair, w += 2 * kBlock) {
+      const __m256i low = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w)));
+      const __m256i high = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w + kBlock)));
+      for (int row = 0; row < Rows; ++row) {
+        int32_t both;
+        std::memcpy(&both, a + row * groups * kGroup + group * kGroup + 2 * pair, 4);
+        const __m256i activations = _mm256_set1_epi32(both);
+        sum[row][0] = _mm256_add_epi32(sum[row][0], _mm256_madd_epi16(low, activations));
+        sum[row][1] = _mm256_add_epi32(sum[row][1], _mm256_madd_epi16(high, activations));
+      }
+    }
+    for (int half = 0; half < 2; ++half) {
+      const __m256 scale =
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(w_scale + half * kBlock / 2)));
+      for (int row = 0; row < Rows; ++row) {
+        float *target = out + row * kBlock + half * kBlock / 2;
+        const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(a_scale[row * groups + group]));
+        const __m256 total = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum[row][half]), both, _mm256_loadu_ps(target));
+        _mm256_storeu_ps(target, total);
+      }
+    }
+    w_scale += kBlock;
+  }
+}
+
+#else
+
+constexpr int kTile = 4;
+
+float from_half(uint16_t bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, 2);
+  return static_cast<float>(value);
+}
+
+template <int Rows>
+void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
+          float *out) {
+  std::fill(out, out + Rows * kBlock, 0.0f);
+  for (int64_t group = 0; group < groups; ++group, w += kBlock * kGroup, w_scale += kBlock)
+    for (int row = 0; row < Rows; ++row) {
+      const int16_t *activations = a + row * groups * kGroup + group * kGroup;
+      int32_t sum[kBlock] = {};
+      for (int64_t pair = 0; pair < kPairs; ++pair)
+        for (int64_t lane = 0; lane < kBlock; ++lane)
+          sum[lane] += w[(pair * kBlock + lane) * 2] * activations[2 * pair] +
+                       w[(pair * kBlock + lane) * 2 + 1] * activations[2 * pair + 1];
+      for (int64_t lane = 0; lane < kBlock; ++lane) {
+        const float both = from_half(w_scale[lane]) * a_scale[row * groups + group];
+        out[row * kBlock + lane] = std::fma(static_cast<float>(sum[lane]), both, out[row * kBlock + lane]);
+      }
+    }
+}
+
+#endif
+
+using Tile = void (*)(const int8_t *, const uint16_t *, const int16_t *, const float *, int64_t, float *);
+
+template <int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
+  struct {
+    Tile of_rows[sizeof...(Less)];
+  } all{{tile<Less + 1>...}};
+  return all;
+}
+
+constexpr auto kTiles = tiles_of(std::make_integer_sequence<int, kTile>());
+
+// ------------------------------------------------------------------------------------------- activations on the way in
+
+// e^x to a few units in the last place, in a form that compilers vectorize: 2^n times a polynomial on [-ln2/2, ln2/2].
+// Coefficients: Cephes, expf (Moshier).
+inline float exponential(float x) {
+  x = std::min(std::max(x, -87.0f), 88.0f);
+  const float n = std::nearbyint(x * 1.44269504088896341f);
+  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, 4);
+  return p * power;
+}
+
+void quantize_group(const float *x, int64_t length, int16_t *q, float *scale) {
+  float most = 0.0f, trace = 0.0f;
+#pragma omp simd reduction(max : most) reduction(+ : trace)
+  for (int64_t i = 0; i < length; ++i) {
+    most = std::max(most, std::fabs(x[i]));
+    trace += x[i] * 0.0f; // NaN if and only if a value is NaN or infinite
+  }
+  *scale = most / kMost + trace;
+  const float inverse = most > 0.0f && std::isfinite(*scale) ? kMost / most : 0.0f;
+#pragma omp simd
+  for (int64_t i = 0; i < length; ++i) q[i] = static_cast<int16_t>(static_cast<int32_t>(std::nearbyint(x[i] * inverse)));
+  std::fill(q + length, q + kGroup, int16_t{0});
+}
+
+void quantize_row(const float *x, int64_t columns, int16_t *q, float *scales) {
+  for (int64_t group = 0; group < groups_of(columns); ++group)
+    quantize_group(x + group * kGroup, std::min(kGroup, columns - group * kGroup), q + group * kGroup, scales + group);
+}
+
+void rms_norm(const float *x, const float *weight, float epsilon, int64_t columns, float *out) {
+  float squares = 0.0f;
+#pragma omp simd reduction(+ : squares)
+  for (int64_t i = 0; i < columns; ++i) squares += x[i] * x[i];
+  const float inverse = 1.0f / std::sqrt(squares / static_cast<float>(columns) + epsilon);
+#pragma omp simd
+  for (int64_t i = 0; i < columns; ++i) out[i] = weight[i] * (x[i] * inverse);
+}
+
+void silu_gate(const float *gate, const float *up, int64_t columns, float *out) {
+#pragma omp simd
+  for (int64_t i = 0; i < columns; ++i) out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
+}
+
+} // namespace
+
+extern "C" {
+
+// A packed weight matrix. `bias` may be null.
+struct Weight {
+  int64_t rows, columns;
+  int8_t *values;   // blocks * groups * 512
+  uint16_t *scales; // blocks * groups * 16, float16
+  const float *bias;
+};
+
+// What is multiplied: `rows` rows, `stride` floats apart.
+//   kind 0: x[columns]
+//   kind 1: RMSNorm of x[columns] with `norm` and `epsilon`
+//   kind 2: silu(gate) * up, where x is gate[columns] followed by up[columns]
+struct Input {
+  const float *x;
+  int64_t rows, stride, kind;
+  const float *norm;
+  float epsilon;
+};
+
+// Quantizes a matrix [rows, columns] of float32 into `weight`, whose arrays are allocated.
+void qwire_q8_pack(const float *matrix, const Weight *weight) {
+  const int64_t groups = groups_of(weight->columns);
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < blocks_of(weight->rows); ++block)
+    for (int64_t group = 0; group < groups; ++group) {
+      int8_t *values = weight->values + (block * groups + group) * kBlock * kGroup;
+      uint16_t *scales = weight->scales + (block * groups + group) * kBlock;
+      for (int64_t lane = 0; lane < kBlock; ++lane) {
+        const int64_t row = block * kBlock + lane, first = group * kGroup;
+        const int64_t length = row < weight->rows ? std::min(kGroup, weight->columns - first) : 0;
+        const float *source = matrix + row * weight->columns + first;
+        float most = 0.0f, trace = 0.0f;
+        for (int64_t i = 0; i < length; ++i) {
+          most = std::max(most, std::fabs(source[i]));
+          trace += source[i] * 0.0f; // NaN if and only if a weight is NaN or infinite: products then are NaN, too
+        }
+        const _Float16 scale = static_cast<_Float16>(most / 127.0f + trace);
+        std::memcpy(scales + lane, &scale, 2);
+        const float inverse = static_cast<float>(scale) > 0.0f ? 1.0f / static_cast<float>(scale) : 0.0f;
+        for (int64_t i = 0; i < kGroup; ++i) {
+          const float q = i < length ? std::nearbyint(source[i] * inverse) : 0.0f;
+          values[((i / 2) * kBlock + lane) * 2 + i % 2] =
+              static_cast<int8_t>(std::min(std::max(q, -127.0f), 127.0f));
+        }
+      }
+    }
+}
+
+// out[rows, weight.rows] = input * weight^T + bias, or += with `add`. Rows of `out` are `out_stride` floats apart.
+void qwire_q8_linear(const Weight *weight, const Input *input, float *out, int64_t out_stride, int64_t add) {
+  static thread_local std::vector<int16_t> values;
+  static thread_local std::vector<float> scales;
+  const int64_t columns = weight->columns, groups = groups_of(columns), blocks = blocks_of(weight->rows);
+  values.resize(static_cast<size_t>(input->rows * groups * kGroup));
+  scales.resize(static_cast<size_t>(input->rows * groups));
+  int16_t *a = values.data();
+  float *a_scale = scales.data();
+
+#pragma omp parallel for schedule(static) if (input->rows > 1)
+  for (int64_t row = 0; row < input->rows; ++row) {
+    static thread_local std::vector<float> buffer;
+    const float *x = input->x + row * input->stride;
+    if (input->kind != 0) buffer.resize(static_cast<size_t>(columns));
+    if (input->kind == 1) rms_norm(x, input->norm, input->epsilon, columns, buffer.data());
+    if (input->kind == 2) silu_gate(x, x + columns, columns, buffer.data());
+    quantize_row(input->kind == 0 ? x : buffer.data(), columns, a + row * groups * kGroup, a_scale + row * groups);
+  }
+
+  for (int64_t chunk = 0; chunk < input->rows; chunk += kChunk) {
+    const int64_t chunk_end = std::min(input->rows, chunk + kChunk);
+#pragma omp parallel for schedule(dynamic, 8)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t first = block * kBlock, lanes = std::min(kBlock, weight->rows - first);
+      float result[kTile * kBlock];
+      for (int64_t row = chunk; row < chunk_end; row += kTile) {
+        const int64_t rows = std::min<int64_t>(kTile, chunk_end - row);
+        kTiles.of_rows[rows - 1](weight->values + block * groups * kBlock * kGroup,
+                                 weight->scales + block * groups * kBlock, a + row * groups * kGroup,
+                                 a_scale + row * groups, groups, result);
+        for (int64_t r = 0; r < rows; ++r) {
+          float *target = out + (row + r) * out_stride + first;
+          for (int64_t lane = 0; lane < lanes; ++lane) {
+            const float value = result[r * kBlock + lane] + (weight->bias ? weight->bias[first + lane] : 0.0f);
+            target[lane] = add ? target[lane] + value : value;
+          }
+        }
+      }
+    }
+  }
+}
+
+// Turns the heads of `rows` rows in place, `stride` floats apart, by cos and sin [rows, size / 2]: x1 of the first half
+// and x2 of the second become x1 cos - x2 sin and x2 cos + x1 sin. With `norms`, each head is first RMS-normalized: the
+// first `query_heads` of them with norms[0, size), the others with norms[size, 2 size).
+void qwire_rotate(float *x, int64_t rows, int64_t stride, int64_t heads, int64_t query_heads, int64_t size,
+                  const float *cos, const float *sin, const float *norms, float epsilon) {
+  const int64_t half = size / 2;
+#pragma omp parallel for schedule(static) if (rows > 4)
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t head = 0; head < heads; ++head) {
+      float *low = x + row * stride + head * size, *high = low + half;
+      if (norms) rms_norm(low, norms + (head < query_heads ? 0 : size), epsilon, size, low);
+      const float *c = cos + row * half, *s = sin + row * half;
+#pragma omp simd
+      for (int64_t i = 0; i < half; ++i) {
+        const float first = low[i], second = high[i];
+        low[i] = first * c[i] - second * s[i];
+        high[i] = second * c[i] + first * s[i];
+      }
+    }
+}
+
+} // extern "C"

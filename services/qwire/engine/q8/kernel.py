@@ -1,0 +1,95 @@
+"""Quantized matrices and their products, by the compiled kernel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwire.engine.arithmetic import HeadNorms, Norm
+from qwire.engine.q8.library import GATED, NORMED, PLAIN, InputArgument, Library, WeightArgument
+
+GROUP = 32
+"""Columns that share a scale."""
+BLOCK = 16
+"""Rows that are computed together."""
+
+
+class Q8Arithmetic:
+    """See `Arithmetic`.
+
+    Args:
+        library: As `qwire.engine.q8.build` made it.
+
+    Raises:
+        OSError: It cannot be loaded.
+    """
+
+    def __init__(self, library: Path) -> None:
+        self._library = Library(library)
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Q8Matrix:
+        """See `Arithmetic.pack`."""
+        return Q8Matrix(self._library, weight.contiguous(), bias)
+
+    def embed(self, weight: Tensor) -> Q8Matrix:
+        """See `Arithmetic.embed`."""
+        return self.pack(weight)
+
+    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
+        """See `Arithmetic.rotate`."""
+        tokens, count, size = heads.shape
+        self._library.rotate(
+            *(heads.data_ptr(), tokens, heads.stride(0), count, norms.query_heads if norms else 0, size),
+            *(cos.data_ptr(), sin.data_ptr(), norms.weights.data_ptr() if norms else None),
+            norms.epsilon if norms else 0.0,
+        )
+
+
+class Q8Matrix:
+    """See `Matrix` and `Embedding`. The layout of the values is written in `kernel.cpp`."""
+
+    def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
+        self.rows, self.columns = weight.shape
+        blocks, groups = -(-self.rows // BLOCK), -(-self.columns // GROUP)
+        self.values = torch.empty(blocks, groups, GROUP // 2, BLOCK, 2, dtype=torch.int8)
+        self.scales = torch.empty(blocks, groups, BLOCK, dtype=torch.float16)
+        self.bias = None if bias is None else bias.contiguous()
+        self._library = library
+        self._weight = WeightArgument(
+            *(self.rows, self.columns, self.values.data_ptr(), self.scales.data_ptr()),
+            None if self.bias is None else self.bias.data_ptr(),
+        )
+        library.pack(weight.data_ptr(), self._weight)
+
+    def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """See `Matrix.of`."""
+        out = torch.empty(x.shape[0], self.rows)
+        self._multiply(x, PLAIN if norm is None else NORMED, norm, out, add=False)
+        return out
+
+    def as_matrix(self) -> Q8Matrix:
+        """See `Embedding.as_matrix`."""
+        return self
+
+    def rows_of(self, token_ids: Tensor) -> Tensor:
+        """See `Embedding.rows_of`."""
+        blocks, lanes = token_ids // BLOCK, token_ids % BLOCK
+        values = self.values[blocks, :, :, lanes].flatten(2).float() * self.scales[blocks, :, lanes].float()[..., None]
+        return values.flatten(1)[:, : self.columns].contiguous()
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """See `Matrix.add_to`."""
+        self._multiply(x, PLAIN, None, residual, add=True)
+
+    def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
+        """See `Matrix.add_gated_to`."""
+        self._multiply(gate_up, GATED, None, residual, add=True)
+
+    def _multiply(self, x: Tensor, kind: int, norm: Norm | None, out: Tensor, *, add: bool) -> None:
+        source = InputArgument(
+            *(x.data_ptr(), x.shape[0], x.stride(0), kind),
+            *((None, 0.0) if norm is None else (norm.weight.data_ptr(), norm.epsilon)),
+        )
+        self._library.linear(self._weight, source, out.data_ptr(), out.stride(0), add)

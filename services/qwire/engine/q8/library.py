@@ -1,0 +1,58 @@
+"""The functions of the compiled kernel, as Python calls them. What they compute is written in `kernel.cpp`."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any
+
+PLAIN, NORMED, GATED = range(3)
+"""Kinds of input."""
+
+
+class WeightArgument(ctypes.Structure):
+    """`Weight` of kernel.cpp."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
+class InputArgument(ctypes.Structure):
+    """`Input` of kernel.cpp."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("kind", ctypes.c_int64),
+        ("norm", ctypes.c_void_p),
+        ("epsilon", ctypes.c_float),
+    )
+
+
+class Library:
+    """A loaded library; its functions let other threads run.
+
+    Args:
+        path: As `qwire.engine.q8.build` made it.
+
+    Raises:
+        OSError: It cannot be loaded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        functions: Any = ctypes.CDLL(str(path))
+        integer, pointer, weight = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(WeightArgument)
+        self.pack = functions.qwire_q8_pack
+        self.pack.argtypes = (pointer, weight)
+        self.linear = functions.qwire_q8_linear
+        self.linear.argtypes = (weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
+        self.rotate = functions.qwire_rotate
+        self.rotate.argtypes = (pointer, *(integer,) * 5, *(pointer,) * 3, ctypes.c_float)
+        for function in (self.pack, self.linear, self.rotate):
+            function.restype = None

@@ -1,0 +1,193 @@
+"""What each quantization costs in quality: every mode against float32, on texts and code that ship with Python.
+
+For each position of each text, the distribution of the next token is compared with float32's: Kullback-Leibler
+divergence in nats, and how often the most likely token is the same. Perplexity is of the texts themselves. Greedy
+agreement is the share of output tokens before the first that differs, over continuations of the texts' beginnings.
+
+    make eval                                   # every mode that this machine can run; writes docs/quality.md
+    make eval ARGS="--modes q8 --positions 256"
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import inspect
+import json.decoder
+import pathlib
+import pydoc_data.topics
+import textwrap
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwire.engine.config import EngineConfig
+from qwire.engine.local import LocalEngine
+from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.models.checkpoint import Checkpoint
+from qwire.models.store import ModelStore
+from qwire.serve.environment import cache_dir
+from qwire.text.tokenizer import QwenTokenizer
+from tests.support.teacher_forcing import forced_logits
+
+GATE_KL = 0.005
+"""A mode with more than this is not a quantization of the model but another model; nats a token."""
+
+_GREEDY_TOKENS = 48
+_GREEDY_PROMPTS = 8
+_ROWS = 64
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
+
+
+def texts() -> list[str]:
+    """Return prose and code, of the installed Python."""
+    prose = [pydoc_data.topics.topics[name] for name in ("objects", "import", "formatstrings", "exceptions")]
+    code = [inspect.getsource(module) for module in (textwrap, json.decoder, asyncio.queues, pathlib)]
+    return [*prose, *code]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """A mode against float32.
+
+    Attributes:
+        perplexity: Of the texts.
+        kl: Mean divergence, nats a token.
+        worst_kl: Mean divergence of the worst text.
+        top_1: Share of positions whose most likely token is the same.
+        greedy: Share of greedy output tokens before the first that differs.
+        seconds: How long the mode took for all texts.
+    """
+
+    perplexity: float
+    kl: float
+    worst_kl: float
+    top_1: float
+    greedy: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What float32 says: log-probabilities of each text, and greedy continuations."""
+
+    log_probabilities: list[Tensor]
+    outputs: list[list[int]]
+
+
+def log_probabilities(checkpoint: Checkpoint, config: EngineConfig, documents: Sequence[list[int]]) -> list[Tensor]:
+    """Return the distribution of the next token at each position of each text."""
+    return [
+        torch.cat([rows.log_softmax(-1) for rows in logits])
+        for logits in forced_logits(checkpoint, config, documents, rows=_ROWS)
+    ]
+
+
+async def continuations(
+    checkpoint: Checkpoint, config: EngineConfig, documents: Sequence[list[int]]
+) -> list[list[int]]:
+    """Return greedy continuations of the texts' beginnings."""
+    engine = await LocalEngine.start(checkpoint, config)
+
+    async def output(document: list[int]) -> list[int]:
+        stop = StopParams(_GREEDY_TOKENS, ignore_eos=True)
+        request = TokenRequest(tuple(document[:64]), Envelope(uuid.uuid4().hex), stop)
+        return [token_id async for chunk in engine.generate(request) for token_id in chunk.token_ids]
+
+    outputs = await asyncio.gather(*(output(document) for document in documents[:_GREEDY_PROMPTS]))
+    await engine.close()
+    return outputs
+
+
+def compare(
+    reference: Reference, found: list[Tensor], outputs: list[list[int]], documents: Sequence[list[int]], seconds: float
+) -> Quality:
+    """Compare a mode with float32; float32 with itself gives the first row of the table."""
+    divergences, same, surprise, positions = [], 0, 0.0, 0
+    for p, q, document in zip(reference.log_probabilities, found, documents, strict=True):
+        divergences.append((p.exp() * (p - q)).sum(-1).mean().item())
+        same += int((p.argmax(-1) == q.argmax(-1)).sum())
+        following = torch.tensor(document[1:])[:, None]
+        surprise -= q[:-1].gather(1, following).sum().item()
+        positions += len(document)
+    return Quality(
+        perplexity=float(torch.tensor(surprise / (positions - len(documents))).exp()),
+        kl=sum(divergences) / len(divergences),
+        worst_kl=max(divergences),
+        top_1=same / positions,
+        greedy=_agreement(reference.outputs, outputs),
+        seconds=seconds,
+    )
+
+
+def _agreement(expected: list[list[int]], found: list[list[int]]) -> float:
+    same = 0
+    for left, right in zip(expected, found, strict=True):
+        differ = (n for n, pair in enumerate(zip(left, right, strict=True)) if pair[0] != pair[1])
+        same += next(differ, len(left))
+    return same / sum(map(len, expected))
+
+
+def table(results: dict[str, Quality]) -> str:
+    """Return the results as Markdown."""
+    lines = [
+        "| weights | perplexity | KL, nats | KL of the worst text | top-1 | greedy | gate (KL <= 0.005) | seconds |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {mode} | {r.perplexity:.3f} | {r.kl:.5f} | {r.worst_kl:.5f} | {r.top_1:.3f} | {r.greedy:.3f} | "
+        f"{'passes' if r.kl <= GATE_KL else 'fails'} | {r.seconds:.0f} |"
+        for mode, r in results.items()
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure, print, and write the document."""
+    arguments = _parse()
+    checkpoint = ModelStore(cache_dir(None)).resolve(arguments.model)
+    tokenizer = QwenTokenizer.from_folder(checkpoint.folder)
+    documents = [tokenizer.encode(text)[: arguments.positions] for text in texts()]
+    results: dict[str, Quality] = {}
+    reference: Reference | None = None
+    for mode in ("none", *arguments.modes):
+        config = EngineConfig(device=arguments.device, quantization=mode)
+        began = time.monotonic()
+        found = log_probabilities(checkpoint, config, documents)
+        seconds = time.monotonic() - began
+        outputs = asyncio.run(continuations(checkpoint, config, documents))
+        reference = reference or Reference(found, outputs)
+        results[mode] = compare(reference, found, outputs, documents, seconds)
+        print(table(results), flush=True)
+    positions = sum(map(len, documents))
+    if arguments.write:
+        _write(checkpoint.model_id, positions, table(results))
+
+
+def _write(model_id: str, positions: int, rows: str) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    begin, end = "<!-- begin table -->\n", "<!-- end table -->"
+    head, rest = text.split(begin)
+    tail = rest.split(end)[1]
+    caption = f"{model_id}, {positions:,} positions of eight texts, on a CPU.\n\n"
+    DOCUMENT.write_text(head + begin + caption + rows + "\n\n" + end + tail, encoding="utf-8")
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="catalogue id, folder or hub name")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--modes", nargs="*", default=["q8", "int8", "nf4", "fp4"])
+    parser.add_argument("--positions", type=int, default=256, help="tokens of each text")
+    parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/quality.md as it is")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""An engine with 8-bit weights against transformers with the same weights, quantized and dequantized."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from qwire.engine.config import EngineConfig
+from qwire.engine.loader import load_model
+from qwire.engine.local import LocalEngine
+from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
+
+pytestmark = pytest.mark.model
+
+StartEngine = Callable[..., Awaitable[LocalEngine]]
+OUTPUT_TOKENS = 20
+LENGTHS = [1, 2, 5, 16, 17, 31, 64, 100, 257, 700]
+
+
+@pytest.fixture
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kernels are compiled, once for all tests."""
+    return tmp_path_factory.getbasetemp() / "q8-kernels"
+
+
+def prompts() -> list[tuple[int, ...]]:
+    random_source = random.Random(6)  # noqa: S311 - the same prompts each time
+    return [tuple(random_source.randrange(4, 1000) for _ in range(length)) for length in LENGTHS]
+
+
+def rounded_model(folder: Path) -> Any:
+    """Return transformers' model with every matrix as it is after quantization."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                rows = torch.arange(parameter.shape[0])
+                parameter.copy_(FallbackArithmetic().pack(parameter.detach()).rows_of(rows))
+    return model
+
+
+async def output_of(engine: LocalEngine, request: TokenRequest) -> list[int]:
+    return [token_id async for chunk in engine.generate(request) for token_id in chunk.token_ids]
+
+
+@pytest.mark.parametrize("max_step_tokens", [16, 256])
+async def test_output_is_that_of_generate_with_the_rounded_weights(
+    tiny_model: Path, start_engine: StartEngine, kernels: Path, max_step_tokens: int
+) -> None:
+    model = rounded_model(tiny_model)
+    engine = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels, max_step_tokens=max_step_tokens)
+    stop = StopParams(OUTPUT_TOKENS, ignore_eos=True)
+    requests = [TokenRequest(prompt, Envelope(str(index)), stop) for index, prompt in enumerate(prompts())]
+    outputs = await asyncio.gather(*(output_of(engine, request) for request in requests))
+    for prompt, output in zip(prompts(), outputs, strict=True):
+        ids = torch.tensor([prompt])
+        expected = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            min_new_tokens=OUTPUT_TOKENS,
+            max_new_tokens=OUTPUT_TOKENS,
+            eos_token_id=1001,  # beyond the vocabulary: never
+            pad_token_id=0,
+        )
+        assert output == expected[0, len(prompt) :].tolist(), len(prompt)
+
+
+async def test_sampled_output_is_the_same_alone_batched_and_resumed(
+    tiny_model: Path, start_engine: StartEngine, kernels: Path
+) -> None:
+    engine = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels, max_step_tokens=48)
+    requests = [
+        TokenRequest(
+            prompt, Envelope(str(seed)), StopParams(12, ignore_eos=True), SamplingParams(temperature=10.0, seed=seed)
+        )
+        for seed, prompt in enumerate(prompts()[:8])
+    ]
+    alone = [await output_of(engine, request) for request in requests]
+    together = await asyncio.gather(*(output_of(engine, request) for request in requests))
+    assert together == alone
+    resumed = [
+        replace(request, output_token_ids=tuple(output[:5])) for request, output in zip(requests, alone, strict=True)
+    ]
+    assert [await output_of(engine, request) for request in resumed] == [output[5:] for output in alone]
+
+
+async def test_the_card_tells_of_it(tiny_qwen3: Path, start_engine: StartEngine, kernels: Path) -> None:
+    card = await (await start_engine(tiny_qwen3, quantization="auto", kernel_dir=kernels)).card()
+    facts = card.quantization
+    assert (facts.method, facts.bits, facts.compute_dtype, facts.skipped_modules) == ("q8", 8, "float32", ())
+    model = AutoModelForCausalLM.from_pretrained(tiny_qwen3, local_files_only=True)
+    assert card.parameters == sum(parameter.numel() for parameter in model.parameters())
+
+
+async def test_without_a_compiler_torch_computes_where_it_is_asked_for(
+    tiny_model: Path,
+    start_engine: StartEngine,
+    kernels: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels)
+    monkeypatch.setenv("PATH", "")
+    slow = await start_engine(tiny_model, quantization="q8", kernel_dir=tmp_path)
+    request = TokenRequest(tuple(range(10, 40)), Envelope("a"), StopParams(8, ignore_eos=True))
+    assert await output_of(slow, request) == await output_of(fast, request)
+
+
+def test_without_a_compiler_the_default_is_float32(
+    tiny_qwen2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    loaded = load_model(tiny_qwen2, "", EngineConfig(device="cpu", kernel_dir=tmp_path))
+    assert loaded.quantization.method == "none"
