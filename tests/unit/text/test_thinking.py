@@ -75,7 +75,8 @@ class Model(FakeEngine):
                 if len(group) < size and chunk.finish is None:
                     continue
                 token_ids = tuple(token_id for member in group for token_id in member.token_ids)
-                yield TokenChunk(token_ids, chunk.finish, group[0].timings)
+                logprobs = tuple(one for member in group for one in member.logprobs)
+                yield TokenChunk(token_ids, chunk.finish, group[0].timings, logprobs)
                 size = next(sizes)
                 group.clear()
 
@@ -276,6 +277,23 @@ async def test_a_stop_token_among_the_forced_ones_counts(thinker: TextProcessor,
     finished = finished_of(events)
     assert (finished.reason, finished.stop_token_id) == (EndReason.STOP_TOKEN, last)
     assert tokens_of(events) == [answer[0], *thinker.end_of_thinking]
+
+
+async def test_log_probabilities_stay_with_their_tokens(thinker: TextProcessor, roomy: ModelCard, answer: list[int]):
+    engine = Model(roomy, answer, answer=answer, sizes=[7])
+    request = GenerationRequest(ASK, Envelope("id"), SamplingOptions(), reasoning_budget_tokens=5, top_logprobs=1)
+    generator = Generator(thinker, engine, roomy)
+    deltas = [event async for event in generator.stream(request) if isinstance(event, Delta)]
+    forced = [delta for delta in deltas if not delta.logprobs]
+    assert [token_id for delta in forced for token_id in delta.token_ids] == list(thinker.end_of_thinking)
+    told = [
+        (token_id, one.top[0][0])
+        for delta in deltas
+        if delta.logprobs
+        for token_id, one in zip(delta.token_ids, delta.logprobs, strict=True)
+    ]
+    assert all(token_id == likeliest for token_id, likeliest in told)
+    assert len(told) == 5 + len(answer)
 
 
 @pytest.mark.parametrize("budget", [None, 0, 4])
