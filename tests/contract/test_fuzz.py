@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import grpc.aio
@@ -12,11 +13,13 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qwire.text.processor import TextProcessor
 from qwire.v1.batch_pb2 import BatchGenerateRequest, StreamBatchGenerateRequest
 from qwire.v1.generate_pb2 import CountTokensRequest, GenerateRequest, StreamGenerateRequest
-from qwire.v1.types_pb2 import GenerationSpec
+from qwire.v1.types_pb2 import ROLE_USER, ChatMessage, GenerationSpec, ReasoningOptions, ToolOptions
 from tests.contract.edge import Stubs
 from tests.contract.failure import Failure, collect
+from tests.contract.thinker import Thinker, chat, open_thinker
 
 # Threads of other tests, such as an exporter that tries again, may draw random numbers while an example is made.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module inside strategies")
@@ -31,7 +34,7 @@ NUMBERS: dict[int, st.SearchStrategy[Any]] = {
     Field.CPPTYPE_UINT64: st.integers(0, 20) | st.integers(0, 2**64 - 1),
     Field.CPPTYPE_FLOAT: st.sampled_from([0.0, 0.5, 1.0]) | st.floats(width=32),
     Field.CPPTYPE_BOOL: st.booleans(),
-    Field.CPPTYPE_STRING: st.sampled_from(["a", "tiny"]) | st.text(max_size=30),
+    Field.CPPTYPE_STRING: st.sampled_from(["a", "tiny", "{}", '{"a": [{"</think>": null}]}']) | st.text(max_size=30),
     Field.CPPTYPE_ENUM: st.integers(0, 4) | st.integers(-(2**31), 2**31 - 1),
 }
 REFUSALS = {"INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED"}
@@ -73,6 +76,28 @@ async def refused_or_answered(call: Any) -> None:
 async def test_random_specs(spec: GenerationSpec, stubs: Stubs):
     await refused_or_answered(stubs.generate.Generate(GenerateRequest(spec=spec)))
     await refused_or_answered(collect(stubs.generate.StreamGenerate(StreamGenerateRequest(spec=spec))))
+
+
+@pytest.fixture
+async def thinker(processor: TextProcessor) -> AsyncGenerator[Thinker, None]:
+    output = '<think>\nhm\n</think>\n\n<tool_call>{"name": "a", "arguments": {}}</tool_call>'
+    async with open_thinker(processor, output, after="so") as thinker:
+        yield thinker
+
+
+@FUZZ
+@given(
+    said=st.lists(messages(ChatMessage), min_size=1, max_size=4),
+    tools=messages(ToolOptions),
+    reasoning=messages(ReasoningOptions),
+)
+async def test_random_conversations(
+    said: list[ChatMessage], tools: ToolOptions, reasoning: ReasoningOptions, thinker: Thinker
+):
+    last = ChatMessage(role=ROLE_USER, text="a")
+    for conversation in (said, [*said, last], [last]):
+        spec = chat(*conversation, tools=tools, reasoning=reasoning)
+        await refused_or_answered(thinker.stubs.generate.Generate(GenerateRequest(spec=spec)))
 
 
 @FUZZ

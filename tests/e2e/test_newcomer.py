@@ -19,7 +19,19 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from qwire.client import Client, Delta, Finished, HealthCheckKind, InvalidRequest, ServingState, Unavailable
+from qwire.client import (
+    ChatMessage,
+    Client,
+    Delta,
+    Finished,
+    FinishReason,
+    HealthCheckKind,
+    InvalidRequest,
+    Role,
+    ServingState,
+    Tool,
+    Unavailable,
+)
 from qwire.models.checkpoint import Checkpoint
 from tests.interop import foreign
 
@@ -101,6 +113,19 @@ def test_it_comes_token_by_token(serving: Serving) -> None:
     assert len(deltas) > 5
     assert isinstance(events[-1], Finished)
     assert events[-1].usage.output_tokens == sum(len(delta.tokens) for delta in deltas)
+
+
+def test_it_calls_tools(serving: Serving) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = Tool("get_weather", "Get the current weather of a city.", schema)
+    with Client(serving.target) as client:
+        assert client.models()[0].capabilities.tools
+        asked = client.generate("What is the weather in Berlin?", tools=[tool], temperature=0, max_output_tokens=60)
+        assert asked.finished.reason is FinishReason.TOOL_CALLS
+        (call,) = asked.tool_calls
+        assert (call.name, call.arguments) == ("get_weather", {"city": "Berlin"})
+        turns = [ChatMessage(Role.USER, "How is it?"), asked.message, ChatMessage.result_of(call, "21 degrees, sunny")]
+        assert client.generate(turns, temperature=0, max_output_tokens=20).text
 
 
 def test_health_and_models_tell_the_truth(serving: Serving) -> None:

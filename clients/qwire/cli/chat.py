@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Tls, TlsCa, TlsCert, TlsKey, connect, describe
+from qwire.cli.connection import SERVER, ModelId, Server, Think, Tls, TlsCa, TlsCert, TlsKey, connect, describe
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer
+from qwire.cli.thinking import answer_of
 from qwire.client import ChatMessage, Client, GenerationOptions, QwireError, Role
 
 _COMMANDS = "/exit leaves, /clear forgets the conversation"
@@ -22,6 +23,7 @@ def chat(
     system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
+    think: Think = None,
     server: Server = SERVER,
     tls: Tls = False,
     tls_ca: TlsCa = None,
@@ -33,7 +35,9 @@ def chat(
     Ctrl-C cancels the running answer, Ctrl-D leaves; /exit leaves, /clear forgets the conversation.
     A turn that was cancelled or failed is not kept in the conversation.
     """
-    options = GenerationOptions(model=model, system=system, max_output_tokens=max_tokens, temperature=temperature)
+    options = GenerationOptions(
+        model=model, system=system, max_output_tokens=max_tokens, temperature=temperature, reasoning=think
+    )
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         typer.echo(f"Ctrl-C cancels an answer, Ctrl-D leaves; {_COMMANDS}.", err=True)
         _converse(Conversation(client, options, server))
@@ -58,14 +62,17 @@ class Conversation:
         try:
             messages = [*self._messages, question]
             with cancelled_by_interrupt(lambda: self._client.stream(messages, **self._options)) as stream:
-                write_answer(stream.text_stream)
-                answer = stream.generation().text
+                write_answer(answer_of(stream))
+                answer = stream.generation().message
         except KeyboardInterrupt:
             typer.echo("\n(cancelled; this turn is not kept)", err=True)
         except QwireError as error:
             typer.echo(f"{describe(error, self._server)} (this turn is not kept)", err=True)
         else:
-            self._messages += [question, ChatMessage(Role.ASSISTANT, answer)]
+            if answer.text:
+                self._messages += [question, answer]
+            else:
+                typer.echo("(no answer; this turn is not kept)", err=True)
 
 
 def _converse(conversation: Conversation) -> None:

@@ -39,6 +39,10 @@ TlsCert = Annotated[
 ]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key (PEM).")]
 ModelId = Annotated[str, typer.Option("--model", help="Which served model; needed where there are several.")]
+Think = Annotated[
+    bool | None,
+    typer.Option("--think/--no-think", help="Whether the model thinks before it answers. Default: its own way."),
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", callback=_check_timeout, help="Seconds that the call may take in all.")
 ]

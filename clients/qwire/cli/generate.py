@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.connection import SERVER, ModelId, Server, Think, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer, write_json
 from qwire.cli.stopwatch import Stopwatch
+from qwire.cli.thinking import answer_of
 from qwire.client import GenerationOptions
 
 
@@ -21,6 +22,7 @@ def generate(
     system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
+    think: Think = None,
     top_p: Annotated[float | None, typer.Option(help="Keep the most likely tokens up to this probability.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 = all.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
@@ -36,7 +38,8 @@ def generate(
 ) -> None:
     """Generate an answer and stream it to standard output.
 
-    Whatever is left out is the model's own default. Ctrl-C cancels the generation on the server and exits with 130.
+    Thinking goes to standard error. Whatever is left out is the model's own default. Ctrl-C cancels the generation on
+    the server and exits with 130.
     Exit codes: 0 = done, 1 = the call failed, 2 = wrong usage.
     """
     text = _read_standard_input() if prompt == "-" else prompt
@@ -45,6 +48,7 @@ def generate(
         system=system,
         max_output_tokens=max_tokens,
         temperature=temperature,
+        reasoning=think,
         top_p=top_p,
         top_k=top_k,
         seed=seed,
@@ -53,7 +57,7 @@ def generate(
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         stopwatch = Stopwatch()
         with cancelled_by_interrupt(lambda: client.stream(text, timeout_s=timeout, **options)) as stream:
-            pieces = stopwatch.watch(stream.text_stream)
+            pieces = stopwatch.watch(stream.text_stream if as_json else answer_of(stream))
             if not as_json:
                 write_answer(pieces)
             else:

@@ -27,11 +27,16 @@ def write_answer(pieces: Iterable[str]) -> None:
     last = ""
     try:
         for last in pieces:
-            sys.stdout.write(last.translate(_PICTURES) if terminal else last)  # typer.echo would take out escapes
+            sys.stdout.write(shown(last) if terminal else last)  # typer.echo would take out escapes
             sys.stdout.flush()
     finally:  # an error is told on a line of its own
         if last and not last.endswith("\n"):
             typer.echo()
+
+
+def shown(text: str) -> str:
+    """Return a text with pictures of its control characters, for a terminal."""
+    return text.translate(_PICTURES)
 
 
 def write_json(value: object) -> None:

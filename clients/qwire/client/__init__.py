@@ -45,11 +45,11 @@ from qwire.client.result import (
     StreamEvent,
     TokenAlternative,
     TokenInfo,
-    ToolCall,
 )
 from qwire.client.started import Sampling, Started, Stop
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream
 from qwire.client.sync import Client
+from qwire.client.tool import Tool, ToolCall
 from qwire.client.usage import Timings, Usage
 
 __all__ = [
@@ -113,6 +113,7 @@ __all__ = [
     "TokenCount",
     "TokenInfo",
     "TokenPrompt",
+    "Tool",
     "ToolCall",
     "Unavailable",
     "Unsupported",

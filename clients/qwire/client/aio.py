@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -22,6 +22,7 @@ from qwire.client.prompt import Prompt
 from qwire.client.request import batch_items, count_request, generation_spec
 from qwire.client.result import Generation
 from qwire.client.status import error_from_rpc
+from qwire.client.tool import Tool
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
@@ -118,10 +119,17 @@ class AsyncClient:
         return AsyncBatchStream(self._batch.StreamBatchGenerate(request, timeout=timeout))
 
     async def count_tokens(
-        self, prompt: Prompt, *, model: str = "", system: str | None = None, timeout_s: float | None = None
+        self,
+        prompt: Prompt,
+        *,
+        model: str = "",
+        system: str | None = None,
+        tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+        reasoning: bool | None = None,
+        timeout_s: float | None = None,
     ) -> TokenCount:
-        """Return how many tokens a prompt has, chat template included, without running the model."""
-        request = count_request(prompt, model or self._options.model, system)
+        """Return how many tokens a prompt has, chat template and tools included, without running the model."""
+        request = count_request(prompt, model or self._options.model, system, tools, reasoning)
         return TokenCount.from_proto(await _call(self._generate.CountTokens, request, self._control(timeout_s)))
 
     async def cancel(self, generation_id: str, *, timeout_s: float | None = None) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from qwire.client.prompt import Prompt
+from qwire.client.tool import Tool
 
 
 class Priority(Enum):
@@ -63,8 +64,8 @@ class GenerationOptions(TypedDict, total=False):
     """Nothing ends the output before this many tokens. Range [0, max_output_tokens]; default 0."""
 
     stop_strings: Sequence[str] | None
-    """Ends the output where one of these appears; the match is not part of the text. At most 16, of 1 to 256
-    characters."""
+    """Ends the output where one of these appears in the answer; the match is not part of the text. At most 16, of 1 to
+    256 characters."""
 
     stop_token_ids: Sequence[int] | None
     """Ends the output after one of these tokens. At most 64."""
@@ -78,6 +79,16 @@ class GenerationOptions(TypedDict, total=False):
     top_logprobs: int | None
     """Report the log-probability of each output token and of this many most likely ones, in `TokenInfo`. Range [0, 20];
     default: none are reported. Needs `token_info`."""
+
+    tools: Sequence[Tool | Mapping[str, Any]] | None
+    """What the model may ask to have called, each name once; a mapping as OpenAI's API has it. Needs a conversation,
+    and a model with the tools capability."""
+
+    reasoning: bool | None
+    """Whether the model thinks before it answers. Needs a conversation, and a model with the reasoning capability."""
+
+    reasoning_budget_tokens: int | None
+    """The most tokens of thinking; then the model is made to answer. Default: no bound of its own."""
 
     priority: Priority | None
     """Which generation goes first when the model is busy. Default `Priority.NORMAL`."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
+
+from qwire.client.tool import ToolCall
 
 
 class Role(Enum):
@@ -13,6 +16,8 @@ class Role(Enum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
+    """The result of a tool that the model called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +26,21 @@ class ChatMessage:
 
     Attributes:
         role: Who speaks.
-        text: What is said. Control tokens of the model inside it reach the model as ordinary characters.
+        text: What is said. Control tokens of the model inside it reach the model as ordinary characters. May be empty
+            only beside `tool_calls`.
+        tool_calls: Calls that the model asked for in this turn; only with `Role.ASSISTANT`.
+        tool_call_id: The id of the call that this message answers; only with `Role.TOOL`, where it is needed.
     """
 
     role: Role
     text: str
+    tool_calls: Sequence[ToolCall] = ()
+    tool_call_id: str = ""
+
+    @classmethod
+    def result_of(cls, call: ToolCall, text: str) -> ChatMessage:
+        """Return the message that answers a call."""
+        return cls(Role.TOOL, text, tool_call_id=call.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +57,10 @@ class TokenPrompt:
     ids: Sequence[int]
 
 
-Message = ChatMessage | Mapping[str, str] | tuple[str | Role, str]
-"""A message: a `ChatMessage`, `{"role": "user", "content": "..."}` (or `text` for `content`), or `("user", "...")`."""
+Message = ChatMessage | Mapping[str, Any] | tuple[str | Role, str]
+"""A message: a `ChatMessage`, `{"role": "user", "content": "..."}` (or `text` for `content`), or `("user", "...")`.
+A mapping may have `tool_calls` and `tool_call_id` as OpenAI's API has them."""
 
 Prompt = str | Sequence[Message] | TextPrompt | TokenPrompt
 """What to continue: a string is one user message; a sequence is a conversation, oldest message first, the last one from
-the user; `TextPrompt` and `TokenPrompt` go to the model without a chat template."""
+the user or a tool; `TextPrompt` and `TokenPrompt` go to the model without a chat template."""

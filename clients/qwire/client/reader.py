@@ -7,8 +7,9 @@ from typing import Protocol, TypeVar
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.errors import StreamBroken, StreamTruncated
 from qwire.client.health import Health
-from qwire.client.result import Channel, Delta, Finished, Generation, StreamEvent, TokenInfo, ToolCall
+from qwire.client.result import Channel, Delta, Finished, Generation, StreamEvent, TokenInfo
 from qwire.client.started import Started
+from qwire.client.tool import ToolCall
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2
 
 ResponseT_contra = TypeVar("ResponseT_contra", contravariant=True)

@@ -7,9 +7,11 @@ from typing import Any, cast
 
 from google.protobuf.message import Message as ProtoMessage
 
+from qwire.client.conversation import conversation, json_text, tool_of
 from qwire.client.errors import InvalidRequest
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
-from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
+from qwire.client.prompt import ChatMessage, Prompt, Role, TextPrompt, TokenPrompt
+from qwire.client.tool import Tool
 from qwire.v1 import batch_pb2, generate_pb2, types_pb2
 
 _SAMPLING = (
@@ -28,6 +30,7 @@ _ROLES = {
     Role.SYSTEM: types_pb2.ROLE_SYSTEM,
     Role.USER: types_pb2.ROLE_USER,
     Role.ASSISTANT: types_pb2.ROLE_ASSISTANT,
+    Role.TOOL: types_pb2.ROLE_TOOL,
 }
 _PRIORITIES = {
     None: types_pb2.PRIORITY_UNSPECIFIED,
@@ -35,6 +38,8 @@ _PRIORITIES = {
     Priority.NORMAL: types_pb2.PRIORITY_NORMAL,
     Priority.HIGH: types_pb2.PRIORITY_HIGH,
 }
+
+_HasTools = types_pb2.GenerationSpec | generate_pb2.CountTokensRequest
 
 
 def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spec") -> types_pb2.GenerationSpec:
@@ -63,11 +68,21 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
             part.SetInParent()
             _assign(part, f"{path}.{name}", values)
     _set_logit_bias(spec.sampling, options.get("logit_bias"), f"{path}.sampling.logit_bias")
+    if (tools := options.get("tools")) is not None:
+        _set_tools(spec, tools, path)
+    reasoning = {"enabled": options.get("reasoning"), "budget_tokens": options.get("reasoning_budget_tokens")}
+    _set_reasoning(spec, reasoning, path)
     spec.priority = _priority(options.get("priority"), path)
     return spec
 
 
-def count_request(prompt: Prompt, model: str, system: str | None) -> generate_pb2.CountTokensRequest:
+def count_request(
+    prompt: Prompt,
+    model: str,
+    system: str | None,
+    tools: Sequence[Tool | Mapping[str, Any]] | None = None,
+    reasoning: bool | None = None,  # noqa: FBT001 - an option like the others
+) -> generate_pb2.CountTokensRequest:
     """Build the message of CountTokens.
 
     Raises:
@@ -78,6 +93,9 @@ def count_request(prompt: Prompt, model: str, system: str | None) -> generate_pb
     request = generate_pb2.CountTokensRequest()
     _set(request, "", "model", model)
     _set_prompt(request, prompt, system, "")
+    if tools is not None:
+        _set_tools(request, tools, "")
+    _set_reasoning(request, {"enabled": reasoning}, "")
     return request
 
 
@@ -115,40 +133,38 @@ def _set_prompt(
         return
     messages = [] if system is None else [ChatMessage(Role.SYSTEM, system)]
     chat_path = _join(path, "chat.messages")
-    messages += _conversation(prompt, chat_path)
+    messages += conversation(prompt, chat_path)
     target.chat.SetInParent()
     for position, message in enumerate(messages):
+        at = f"{chat_path}[{position}]"
         added = target.chat.messages.add(role=_ROLES[message.role])
-        _set(added, f"{chat_path}[{position}]", "text", message.text)
+        _set(added, at, "text", message.text)
+        _set(added, at, "tool_call_id", message.tool_call_id)
+        for index, call in enumerate(message.tool_calls):
+            values = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json}
+            _assign(added.tool_calls.add(), f"{at}.tool_calls[{index}]", values)
 
 
-def _conversation(prompt: str | Sequence[Message], path: str) -> list[ChatMessage]:
-    if isinstance(prompt, str):
-        return [ChatMessage(Role.USER, prompt)]
-    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):  # pyright: ignore[reportUnnecessaryIsInstance] - callers without a type checker
-        raise InvalidRequest.of(path, f"a string or a sequence of messages is needed, got {type(prompt).__name__}")
-    return [_message(message, f"{path}[{position}]") for position, message in enumerate(prompt)]
+def _set_tools(target: _HasTools, tools: object, path: str) -> None:
+    field = _join(path, "tools.tools")
+    if not isinstance(tools, Sequence) or isinstance(tools, str | bytes):
+        raise InvalidRequest.of(field, f"a sequence of tools is needed, got {type(tools).__name__}")
+    target.tools.SetInParent()
+    for position, given in enumerate(cast("Sequence[Tool | Mapping[str, Any]]", tools)):
+        at = f"{field}[{position}]"
+        tool = tool_of(given, at)
+        added = target.tools.tools.add()
+        _set(added, at, "name", tool.name)
+        _set(added, at, "description", tool.description)
+        if tool.parameters is not None:
+            schema = "parameters_json_schema"
+            _set(added, at, schema, json_text(tool.parameters, f"{at}.{schema}"))
 
 
-def _message(message: Message, path: str) -> ChatMessage:
-    if isinstance(message, ChatMessage):
-        return ChatMessage(_role(message.role, path), message.text)
-    if isinstance(message, Mapping):
-        keys = set(message)
-        if keys not in ({"role", "content"}, {"role", "text"}):
-            raise InvalidRequest.of(path, f"the keys role and content (or text) are needed, got {sorted(keys)}")
-        return ChatMessage(_role(message["role"], path), message.get("content", message.get("text", "")))
-    if isinstance(message, tuple) and len(message) == 2:  # pyright: ignore[reportUnnecessaryIsInstance]  # noqa: PLR2004 - callers without a type checker; a pair
-        return ChatMessage(_role(message[0], path), message[1])
-    raise InvalidRequest.of(path, f"a ChatMessage, mapping or (role, text) is needed, got {type(message).__name__}")
-
-
-def _role(role: str | Role, path: str) -> Role:
-    try:
-        return Role(role)
-    except ValueError:
-        allowed = ", ".join(known.value for known in Role)
-        raise InvalidRequest.of(f"{path}.role", f"must be one of {allowed}; got {role!r}") from None
+def _set_reasoning(target: _HasTools, values: Mapping[str, Any], path: str) -> None:
+    if any(value is not None for value in values.values()):
+        target.reasoning.SetInParent()
+        _assign(target.reasoning, _join(path, "reasoning"), values)
 
 
 def _set_logit_bias(sampling: types_pb2.SamplingOptions, biases: Mapping[int, float] | None, path: str) -> None:

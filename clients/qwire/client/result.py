@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from qwire.client.prompt import ChatMessage, Role
 from qwire.client.started import Started
+from qwire.client.tool import ToolCall
 from qwire.client.usage import Timings, Usage
 from qwire.v1 import generate_pb2, types_pb2
 
@@ -68,20 +70,6 @@ class TokenInfo:
         """Convert the message."""
         top = tuple(TokenAlternative(alternative.id, alternative.logprob) for alternative in proto.top)
         return cls(proto.id, proto.logprob if proto.HasField("logprob") else None, top)
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call that the model asks for; `arguments_json` is a JSON object."""
-
-    id: str
-    name: str
-    arguments_json: str
-
-    @classmethod
-    def from_proto(cls, proto: types_pb2.ToolCall) -> ToolCall:
-        """Convert the message."""
-        return cls(proto.id, proto.name, proto.arguments_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +166,11 @@ class Generation:
             tokens=tuple(map(TokenInfo.from_proto, proto.tokens)),
             finished=Finished.from_proto(proto.finished),
         )
+
+    @property
+    def message(self) -> ChatMessage:
+        """The assistant's message, to go on with the conversation: the answer and the calls, without the thinking."""
+        return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls)
 
     @property
     def usage(self) -> Usage:

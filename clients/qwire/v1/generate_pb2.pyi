@@ -171,7 +171,9 @@ class StreamGenerateResponse(_message.Message):
 
     @_builtins.property
     def tool_call(self) -> _types_pb2.ToolCall:
-        """A complete tool call."""
+        """A complete tool call. Comes right before the delta with the token that completes it: a stream that is resumed
+        between the two repeats it, with the same id.
+        """
 
     @_builtins.property
     def finished(self) -> _types_pb2.GenerationFinished:
@@ -205,6 +207,8 @@ class CountTokensRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CHAT_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    TOOLS_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The id of a served model. Empty = the only served model; refused when several are served."""
     text: _builtins.str
@@ -213,16 +217,26 @@ class CountTokensRequest(_message.Message):
     def chat(self) -> _types_pb2.ChatInput:
         """A conversation, counted with the model's chat template."""
 
+    @_builtins.property
+    def tools(self) -> _types_pb2.ToolOptions:
+        """GenerationSpec.tools: their definitions are part of the prompt."""
+
+    @_builtins.property
+    def reasoning(self) -> _types_pb2.ReasoningOptions:
+        """GenerationSpec.reasoning: switching it may change the prompt."""
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         chat: _types_pb2.ChatInput | None = ...,
         text: _builtins.str = ...,
+        tools: _types_pb2.ToolOptions | None = ...,
+        reasoning: _types_pb2.ReasoningOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "text", b"text"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "reasoning", b"reasoning", "text", b"text", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "model", b"model", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "input", b"input", "model", b"model", "reasoning", b"reasoning", "text", b"text", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_input: _TypeAlias = _typing.Literal["chat", "text"]  # noqa: Y015
     _WhichOneofArgType_input: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015

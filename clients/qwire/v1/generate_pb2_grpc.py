@@ -95,7 +95,7 @@ class GenerateServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """StreamGenerate returns a generation as it comes: one `started`, then deltas, then one `finished`.
+        """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

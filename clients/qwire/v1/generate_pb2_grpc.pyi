@@ -50,7 +50,7 @@ class GenerateServiceStub:
     Generate: _grpc.UnaryUnaryMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateResponse]
     """Generate returns a whole generation. Idempotent when the spec carries a seed."""
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generate_pb2.StreamGenerateRequest, _generate_pb2.StreamGenerateResponse]
-    """StreamGenerate returns a generation as it comes: one `started`, then deltas, then one `finished`."""
+    """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
     CountTokens: _grpc.UnaryUnaryMultiCallable[_generate_pb2.CountTokensRequest, _generate_pb2.CountTokensResponse]
     """CountTokens says how many prompt tokens an input has, chat template included, without running the model."""
     CancelGeneration: _grpc.UnaryUnaryMultiCallable[_generate_pb2.CancelGenerationRequest, _generate_pb2.CancelGenerationResponse]
@@ -78,7 +78,7 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
     Generate: _aio.UnaryUnaryMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generate returns a whole generation. Idempotent when the spec carries a seed."""
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generate_pb2.StreamGenerateRequest, _generate_pb2.StreamGenerateResponse]  # type: ignore[assignment]
-    """StreamGenerate returns a generation as it comes: one `started`, then deltas, then one `finished`."""
+    """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
     CountTokens: _aio.UnaryUnaryMultiCallable[_generate_pb2.CountTokensRequest, _generate_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens says how many prompt tokens an input has, chat template included, without running the model."""
     CancelGeneration: _aio.UnaryUnaryMultiCallable[_generate_pb2.CancelGenerationRequest, _generate_pb2.CancelGenerationResponse]  # type: ignore[assignment]
@@ -115,7 +115,7 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generate_pb2.StreamGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generate_pb2.StreamGenerateResponse], _abc.AsyncIterator[_generate_pb2.StreamGenerateResponse]]:
-        """StreamGenerate returns a generation as it comes: one `started`, then deltas, then one `finished`."""
+        """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
 
     @_abc_1.abstractmethod
     def CountTokens(

@@ -97,9 +97,9 @@ class _ChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Channel.Value
     CHANNEL_UNSPECIFIED: _Channel.ValueType  # 0
     """Never sent."""
     CHANNEL_TEXT: _Channel.ValueType  # 1
-    """The answer."""
+    """The answer. Line breaks between it and a tag of thinking or of a tool call belong to the tag."""
     CHANNEL_REASONING: _Channel.ValueType  # 2
-    """Thinking that precedes the answer."""
+    """Thinking that precedes the answer, without its tags. Only in the output of a conversation."""
 
 class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
     """What a piece of text is."""
@@ -107,9 +107,9 @@ class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
 CHANNEL_UNSPECIFIED: Channel.ValueType  # 0
 """Never sent."""
 CHANNEL_TEXT: Channel.ValueType  # 1
-"""The answer."""
+"""The answer. Line breaks between it and a tag of thinking or of a tool call belong to the tag."""
 CHANNEL_REASONING: Channel.ValueType  # 2
-"""Thinking that precedes the answer."""
+"""Thinking that precedes the answer, without its tags. Only in the output of a conversation."""
 Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 class _FinishReason:
@@ -129,7 +129,7 @@ class _FinishReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FinishRe
     FINISH_REASON_LENGTH: _FinishReason.ValueType  # 4
     """max_output_tokens was reached."""
     FINISH_REASON_TOOL_CALLS: _FinishReason.ValueType  # 5
-    """The model asks for tool calls."""
+    """The model ended its turn with an end-of-sequence token, after one or more tool calls."""
 
 class FinishReason(_FinishReason, metaclass=_FinishReasonEnumTypeWrapper):
     """Why a generation ended. A generation that fails has no reason: its call ends with a non-OK status."""
@@ -145,7 +145,7 @@ FINISH_REASON_STOP_TOKEN: FinishReason.ValueType  # 3
 FINISH_REASON_LENGTH: FinishReason.ValueType  # 4
 """max_output_tokens was reached."""
 FINISH_REASON_TOOL_CALLS: FinishReason.ValueType  # 5
-"""The model asks for tool calls."""
+"""The model ended its turn with an end-of-sequence token, after one or more tool calls."""
 Global___FinishReason: _TypeAlias = FinishReason  # noqa: Y015
 
 @_typing.final
@@ -162,11 +162,12 @@ class ChatMessage(_message.Message):
     """Who speaks. Required."""
     text: _builtins.str
     """What is said, as plain text (UTF-8). Control tokens of the model (such as `<|im_start|>`) inside it reach the
-    model as ordinary characters, never as control tokens. May be empty only for ROLE_ASSISTANT with tool_calls.
+    model as ordinary characters, never as control tokens; the same holds for every text of a tool or a call. May be
+    empty only for ROLE_ASSISTANT with tool_calls. The result, for ROLE_TOOL.
     Field numbers 3 to 9 are kept free for media parts.
     """
     tool_call_id: _builtins.str
-    """The id of the ToolCall that this message answers. Only with ROLE_TOOL, where it is required."""
+    """The id of the ToolCall that this message answers, of an earlier message. Only with ROLE_TOOL, where it is required."""
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Calls that the model made in this turn. Only with ROLE_ASSISTANT and a model with the tools capability."""
@@ -381,8 +382,9 @@ class StopOptions(_message.Message):
     """Go on after the model's end-of-sequence token, up to max_output_tokens. Unset = false."""
     @_builtins.property
     def stop_strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Ends the output where any of these strings appears in its text; the match is not part of the text. At most 16
-        strings, each of 1 to 256 characters.
+        """Ends the output where any of these strings appears in the answer; the match is not part of the text. Thinking and
+        tool calls are not looked into, nor is a string found that goes across them. At most 16 strings, each of 1 to 256
+        characters.
         """
 
     @_builtins.property
@@ -485,16 +487,19 @@ Global___OutputConstraint: _TypeAlias = OutputConstraint  # noqa: Y015
 
 @_typing.final
 class ReasoningOptions(_message.Message):
-    """How the model thinks before it answers. Needs a model with the reasoning capability."""
+    """How the model thinks before it answers. Needs a model with the reasoning capability, and a conversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     ENABLED_FIELD_NUMBER: _builtins.int
     BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
-    """Whether the model thinks. Unset = the model's own default."""
+    """Whether the model thinks. Unset = the model's own default. False is refused for a model that always thinks."""
     budget_tokens: _builtins.int
-    """The most tokens to spend on thinking; then the model is made to answer. Unset = no budget of its own."""
+    """The most tokens to spend on thinking; then the model is made to answer: the tokens that end its thinking are added
+    to the output for it, beyond the budget, and are counted and reported like the others. The opening tag is a token
+    of thinking where the model writes it. Not with enabled = false. Unset = no budget of its own.
+    """
     def __init__(
         self,
         *,
@@ -530,7 +535,9 @@ class ToolDefinition(_message.Message):
     description: _builtins.str
     """What it does, for the model to read."""
     parameters_json_schema: _builtins.str
-    """A JSON Schema document of its arguments object. Empty = no arguments."""
+    """A JSON Schema document of its arguments object: a JSON object, at most 64 levels deep, whose "type" is "object"
+    where it has one. Empty = no arguments.
+    """
     def __init__(
         self,
         *,
@@ -548,14 +555,14 @@ Global___ToolDefinition: _TypeAlias = ToolDefinition  # noqa: Y015
 
 @_typing.final
 class ToolOptions(_message.Message):
-    """Tools offered to the model. Needs a model with the tools capability."""
+    """Tools offered to the model. Needs a model with the tools capability, and a conversation."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TOOLS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def tools(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolDefinition]:
-        """The tools, each name once."""
+        """The tools, each name once. At most 128."""
 
     def __init__(
         self,
@@ -572,7 +579,10 @@ Global___ToolOptions: _TypeAlias = ToolOptions  # noqa: Y015
 
 @_typing.final
 class ToolCall(_message.Message):
-    """A call that the model asks for."""
+    """A call that the model asks for: a JSON object of exactly a name and arguments, that it writes between Qwen's
+    `<tool_call>` tags, or, as Qwen2.5-Coder models do, in a json code block, where the name is that of a tool on offer.
+    What it writes there and is not exactly a call stays text.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -580,11 +590,15 @@ class ToolCall(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
     id: _builtins.str
-    """Identifies the call within the conversation."""
+    """Identifies the call within the conversation. The server's own ids depend on the prompt and the output up to the call
+    only, so that a resumed generation gives the same. As input: 1 to 128 characters, each id once.
+    """
     name: _builtins.str
-    """The tool's name."""
+    """The tool's name: 1 to 64 letters, digits, underscores and dashes. Not necessarily one of those on offer."""
     arguments_json: _builtins.str
-    """The arguments, as a JSON object."""
+    """The arguments: a JSON object, exactly as the model wrote it; it need not match the tool's schema. As input at most
+    64 levels deep.
+    """
     def __init__(
         self,
         *,
@@ -798,7 +812,7 @@ class TokenInfo(_message.Message):
     """The token's id."""
     logprob: _builtins.float
     """Its natural-log probability under the model, before sampling options and stop options. Set when top_logprobs was
-    asked for.
+    asked for, except for a token that the model did not draw: one of those that end a thinking whose budget is spent.
     """
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
@@ -868,7 +882,7 @@ class Usage(_message.Message):
     cached_prompt_tokens: _builtins.int
     """Prompt tokens whose computation was reused from an earlier request. Part of prompt_tokens."""
     reasoning_tokens: _builtins.int
-    """Output tokens spent on thinking. Part of output_tokens."""
+    """Output tokens spent on thinking, its tags included. Part of output_tokens."""
     def __init__(
         self,
         *,
@@ -993,7 +1007,7 @@ class GenerationFinished(_message.Message):
     """Why."""
     @_builtins.property
     def match(self) -> Global___StopMatch:
-        """What matched, for STOP_STRING, STOP_TOKEN and END_OF_TURN."""
+        """What matched, for STOP_STRING, STOP_TOKEN, END_OF_TURN and TOOL_CALLS."""
 
     @_builtins.property
     def usage(self) -> Global___Usage:

@@ -55,7 +55,7 @@ class GenerateService(GenerateServiceServicer):
         model = self._registry.get(request.model)
         checker = FieldChecker()
         checker.only_known(request, "")
-        converter = PromptConverter(checker, model.card, "", has_chat_template=model.has_chat_template)
+        converter = PromptConverter(checker, model.card, "", model.abilities)
         prompt = converter.of_count(request)
         checker.raise_if_any()
         return pb.CountTokensResponse(
@@ -73,7 +73,7 @@ class GenerateService(GenerateServiceServicer):
         if not request.generation_id:
             raise InvalidRequest("generation_id", "is required")
         found = await asyncio.gather(
-            *(model.engine.cancel(request.generation_id) for model in self._registry.all()), return_exceptions=True
+            *(model.generator.cancel(request.generation_id) for model in self._registry.all()), return_exceptions=True
         )
         if True in found:
             return pb.CancelGenerationResponse(outcome=pb.CANCEL_OUTCOME_CANCELLED)

@@ -8,14 +8,14 @@ from contextlib import aclosing
 
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.call import Call
-from qwire.rpc.generation_message import finished_message, started_message, token_messages
+from qwire.rpc.generation_message import CHANNELS, call_message, finished_message, started_message, token_messages
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.pulse import ModelPulse
 from qwire.rpc.registry import ModelRegistry, ServedModel
 from qwire.rpc.spec import SpecConverter
 from qwire.rpc.tracing import annotate_call
 from qwire.telemetry import names
-from qwire.text.event import Delta, Finished, GenerationEvent, Started
+from qwire.text.event import Delta, Finished, GenerationEvent, Started, ToolCalled
 from qwire.v1 import generate_pb2
 from qwire.v1 import types_pb2 as pb
 
@@ -44,7 +44,7 @@ class GenerationRun:
     async def responses(
         self, registry: ModelRegistry, monitor: HealthMonitor
     ) -> AsyncGenerator[generate_pb2.StreamGenerateResponse, None]:
-        """Yield `started`, deltas, `finished`, in dense sequence.
+        """Yield `started`, deltas and tool calls, `finished`, in dense sequence.
 
         Args:
             registry: The served models.
@@ -66,6 +66,8 @@ class GenerationRun:
                     if delta is None:
                         continue
                     response = generate_pb2.StreamGenerateResponse(delta=delta)
+                elif isinstance(event, ToolCalled):
+                    response = generate_pb2.StreamGenerateResponse(tool_call=call_message(event))
                 elif isinstance(event, Started):
                     response = generate_pb2.StreamGenerateResponse(started=self._started(event, model))
                 else:
@@ -77,22 +79,25 @@ class GenerationRun:
     async def whole(self, registry: ModelRegistry, monitor: HealthMonitor) -> pb.Generation:
         """Return the whole generation; arguments and errors as of `responses`."""
         generation = pb.Generation()
-        text: list[str] = []
+        texts: dict[int, list[str]] = {channel: [] for channel in CHANNELS.values()}
         async with aclosing(self.responses(registry, monitor)) as responses:
             async for response in responses:
                 match response.WhichOneof("event"):
                     case "delta":
-                        text.append(response.delta.text)
+                        texts[response.delta.channel].append(response.delta.text)
                         generation.tokens.extend(response.delta.tokens)
+                    case "tool_call":
+                        generation.tool_calls.append(response.tool_call)
                     case "started":
                         generation.started.CopyFrom(response.started)
                     case _:
                         generation.finished.CopyFrom(response.finished)
-        generation.text = "".join(text)
+        generation.text = "".join(texts[pb.CHANNEL_TEXT])
+        generation.reasoning = "".join(texts[pb.CHANNEL_REASONING])
         return generation
 
     async def _events(self, model: ServedModel) -> AsyncGenerator[GenerationEvent, None]:
-        converter = SpecConverter(self._spec, model.card, self._path, has_chat_template=model.has_chat_template)
+        converter = SpecConverter(self._spec, model.card, self._path, model.abilities)
         request = converter.convert(self._call.envelope(self._generation_id))
         try:
             async with aclosing(model.generator.stream(request)) as events:
@@ -125,9 +130,10 @@ class GenerationRun:
 
     def _delta(self, event: Delta) -> generate_pb2.GenerationDelta | None:
         """Return the delta's message; None where there is nothing that the caller asked to be told."""
+        channel = CHANNELS[event.channel]
         if self._token_info and event.token_ids:
             tokens = token_messages(event.token_ids, event.logprobs)
-            return generate_pb2.GenerationDelta(channel=pb.CHANNEL_TEXT, text=event.text, tokens=tokens)
+            return generate_pb2.GenerationDelta(channel=channel, text=event.text, tokens=tokens)
         if event.text:
-            return generate_pb2.GenerationDelta(channel=pb.CHANNEL_TEXT, text=event.text)
+            return generate_pb2.GenerationDelta(channel=channel, text=event.text)
         return None

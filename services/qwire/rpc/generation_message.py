@@ -7,7 +7,8 @@ from google.protobuf.duration_pb2 import Duration
 from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import SamplingParams, StopParams
-from qwire.text.event import EndReason, Finished, Started
+from qwire.text.event import EndReason, Finished, Started, ToolCalled
+from qwire.text.splitter import Channel
 from qwire.v1 import types_pb2 as pb
 
 _REASONS = {
@@ -15,7 +16,10 @@ _REASONS = {
     EndReason.STOP_STRING: pb.FINISH_REASON_STOP_STRING,
     EndReason.STOP_TOKEN: pb.FINISH_REASON_STOP_TOKEN,
     EndReason.LENGTH: pb.FINISH_REASON_LENGTH,
+    EndReason.TOOL_CALLS: pb.FINISH_REASON_TOOL_CALLS,
 }
+
+CHANNELS = {Channel.TEXT: pb.CHANNEL_TEXT, Channel.REASONING: pb.CHANNEL_REASONING}
 
 
 def started_message(started: Started, card: ModelCard, generation_id: str) -> pb.GenerationStarted:
@@ -60,9 +64,15 @@ def finished_message(finished: Finished, total_ns: int, first_token_ns: int | No
             prompt_tokens=finished.prompt_tokens,
             output_tokens=finished.output_tokens,
             cached_prompt_tokens=finished.cached_prompt_tokens,
+            reasoning_tokens=finished.reasoning_tokens,
         ),
         timings=_timings_message(finished.timings, total_ns, first_token_ns),
     )
+
+
+def call_message(called: ToolCalled) -> pb.ToolCall:
+    """Return a call that the model asks for."""
+    return pb.ToolCall(id=called.id, name=called.name, arguments_json=called.arguments_json)
 
 
 def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> list[pb.TokenInfo]:

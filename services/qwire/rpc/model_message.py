@@ -17,7 +17,7 @@ _METHODS = {
 
 def model_message(model: ServedModel) -> pb.Model:
     """Return a served model's message."""
-    card = model.card
+    card, abilities = model.card, model.abilities
     quantization = card.quantization
     return pb.Model(
         id=card.model_id,
@@ -31,7 +31,9 @@ def model_message(model: ServedModel) -> pb.Model:
             default_max_output_tokens=card.default_max_output_tokens,
         ),
         # What is not named here is refused by `qwire.rpc.spec`, field by field.
-        capabilities=pb.ModelCapabilities(chat=model.has_chat_template, logprobs=True, resume=True),
+        capabilities=pb.ModelCapabilities(
+            chat=abilities.chat, reasoning=abilities.thinking, tools=abilities.tools, logprobs=True, resume=True
+        ),
         quantization=pb.Quantization(
             method=_METHODS.get(quantization.method, pb.QUANTIZATION_METHOD_UNSPECIFIED),
             bits=quantization.bits,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from qwire.engine.protocol import Engine, ModelCard
 from qwire.rpc.errors import ModelNotFound, ModelNotReady
+from qwire.text.abilities import TextAbilities
 from qwire.text.generator import Generator
 
 
@@ -25,9 +26,9 @@ class ServedModel:
     engine: Engine
 
     @property
-    def has_chat_template(self) -> bool:
-        """Whether the model takes conversations."""
-        return self.generator.has_chat_template
+    def abilities(self) -> TextAbilities:
+        """What it takes and says beyond plain text."""
+        return self.generator.abilities
 
 
 class ModelRegistry:

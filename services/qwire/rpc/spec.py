@@ -8,6 +8,7 @@ from qwire.engine.protocol import ModelCard
 from qwire.engine.request import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Envelope
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.prompt import PromptConverter
+from qwire.text.abilities import TextAbilities
 from qwire.text.request import GenerationRequest, ResumePoint, SamplingOptions, StopOptions
 from qwire.v1 import types_pb2 as pb
 
@@ -32,15 +33,15 @@ class SpecConverter:
         spec: The message.
         card: The model that it is for.
         path: Where the spec is in its request, such as `spec` or `items[2].spec`.
-        has_chat_template: Whether the model takes conversations.
+        abilities: What the model takes beyond plain text.
     """
 
-    def __init__(self, spec: pb.GenerationSpec, card: ModelCard, path: str, *, has_chat_template: bool) -> None:
+    def __init__(self, spec: pb.GenerationSpec, card: ModelCard, path: str, abilities: TextAbilities) -> None:
         self._spec = spec
         self._card = card
         self._path = path
         self._checker = FieldChecker()
-        self._prompt = PromptConverter(self._checker, card, path, has_chat_template=has_chat_template)
+        self._prompt = PromptConverter(self._checker, card, path, abilities)
 
     def convert(self, envelope: Envelope) -> GenerationRequest:
         """Return the request.
@@ -67,16 +68,13 @@ class SpecConverter:
             stop=stop,
             resume=resume,
             top_logprobs=top_logprobs,
+            reasoning_budget_tokens=self._budget_tokens(),
         )
 
     def _refuse_unsupported(self) -> None:
         spec, path = self._spec, self._path
         if spec.HasField("constraint"):
             self._checker.unsupported(f"{path}.constraint", "the model has no constraints capability")
-        if spec.HasField("reasoning"):
-            self._checker.unsupported(f"{path}.reasoning", "the model has no reasoning capability")
-        if spec.HasField("tools"):
-            self._checker.unsupported(f"{path}.tools", "the model has no tools capability")
         if spec.adapter:
             self._checker.unsupported(f"{path}.adapter", "the model has no adapters capability")
 
@@ -167,6 +165,10 @@ class SpecConverter:
         if point.last_sequence >= MAX_LAST_SEQUENCE:
             check.refuse(f"{path}.last_sequence", "must be below 2^63")
         return ResumePoint(token_ids, point.last_sequence)
+
+    def _budget_tokens(self) -> int | None:
+        reasoning = self._spec.reasoning
+        return reasoning.budget_tokens if reasoning.HasField("budget_tokens") else None
 
     def _priority(self) -> int:
         priority = _PRIORITIES.get(self._spec.priority)

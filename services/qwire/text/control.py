@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,13 +44,22 @@ class ControlTokens:
         longest_first = sorted(ids, key=len, reverse=True)
         self._pattern = re.compile(f"({'|'.join(map(re.escape, longest_first)) or '(?!)'})")
 
+    def id_of(self, text: str) -> int | None:
+        """Return the id of a control token; None = the text is none."""
+        return self._ids.get(text)
+
     def marker(self, texts: Sequence[str]) -> str:
-        """Return a character that occurs in none of the texts and in no control token."""
+        """Return a character that occurs in none of the texts and in no control token, nor does its JSON escape."""
         for character in _USUAL_MARKERS:
-            if not any(character in text for text in (*texts, *self._ids)):
+            if not any(form in text for text in (*texts, *self._ids) for form in (character, _escape(character))):
                 return character
         taken = set[str]().union(*texts, *self._ids)
-        return next(character for character in map(chr, _MARKER_CODES) if character not in taken)
+
+        return next(
+            character
+            for character in map(chr, _MARKER_CODES)
+            if character not in taken and not any(_escape(character) in text for text in texts)
+        )
 
     def shield(self, text: str, marker: str) -> str:
         """Return the text with markers in it, so that no part of it can be part of a control token."""
@@ -68,5 +78,10 @@ class ControlTokens:
             token_id = self._ids.get(piece)
             if token_id is not None:
                 yield token_id
-            elif text := piece.replace(marker, ""):
+            elif text := piece.replace(marker, "").replace(_escape(marker), ""):
                 yield text
+
+
+def _escape(character: str) -> str:
+    """Return how a template writes a character that dumps JSON in ASCII."""
+    return json.dumps(character)[1:-1]

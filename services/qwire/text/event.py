@@ -1,4 +1,4 @@
-"""What a generation says, in text: started, deltas, finished."""
+"""What a generation says, in text: started, deltas, tool calls, finished."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import Enum
 
 from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.request import SamplingParams, StopParams
+from qwire.text.splitter import Channel
 
 
 class EndReason(Enum):
@@ -16,6 +17,8 @@ class EndReason(Enum):
     STOP_STRING = "stop_string"
     STOP_TOKEN = "stop_token"  # noqa: S105 - a reason, not a secret
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    """The model ended its turn after one or more calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +45,30 @@ class Delta:
     Attributes:
         text: The text; it may lag behind the tokens, never run ahead.
         token_ids: The tokens.
-        logprobs: One record per token where the request asks for them; else empty.
+        logprobs: One record per token where the request asks for them; else empty, as for tokens that were put in the
+            model's mouth.
+        channel: What the text is.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
+    channel: Channel = Channel.TEXT
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCalled:
+    """The model asks for a call. Comes right before the delta with the token that completes it.
+
+    Attributes:
+        id: Names the call; the same in a resumed generation.
+        name: The tool's name.
+        arguments_json: The arguments object, as it stands in the output.
+    """
+
+    id: str
+    name: str
+    arguments_json: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,8 @@ class Finished:
         output_tokens: Tokens of the output, resumed ones and the ending one included.
         cached_prompt_tokens: Prompt tokens whose computation was reused.
         stop_string: What matched, for STOP_STRING.
-        stop_token_id: What was drawn, for END_OF_TURN and STOP_TOKEN.
+        stop_token_id: What was drawn, for END_OF_TURN, TOOL_CALLS and STOP_TOKEN.
+        reasoning_tokens: Output tokens spent on thinking.
     """
 
     reason: EndReason
@@ -71,7 +93,8 @@ class Finished:
     cached_prompt_tokens: int = 0
     stop_string: str | None = None
     stop_token_id: int | None = None
+    reasoning_tokens: int = 0
 
 
-GenerationEvent = Started | Delta | Finished
-"""`Started` once, then `Delta`s, then `Finished` once; a generation that fails raises instead."""
+GenerationEvent = Started | Delta | ToolCalled | Finished
+"""`Started` once, then `Delta`s and `ToolCalled`s, then `Finished` once; a generation that fails raises instead."""

@@ -3,118 +3,214 @@
 from __future__ import annotations
 
 import time
+from array import array
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from hashlib import blake2b
 
-from qwire.engine.chunk import Timings, TokenChunk
+from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
-from qwire.text.event import Delta, EndReason, Finished
-from qwire.text.output import OutputText
+from qwire.text.event import Delta, EndReason, Finished, ToolCalled
+from qwire.text.output import OutputPiece, OutputText, joined
+from qwire.text.splitter import Channel
+
+_CALL_ID_BYTES = 12
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEnds:
+    """How a model ends what it says.
+
+    Attributes:
+        turn: Tokens, any of which ends its turn.
+        thinking: Tokens, all of which end its thinking where it does not do so itself.
+    """
+
+    turn: AbstractSet[int]
+    thinking: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How tokens end the output; timings None = by this clock."""
+
+    reason: EndReason
+    timings: Timings | None = None
+    stop_string: str | None = None
+    stop_token_id: int | None = None
+    cached_prompt_tokens: int = 0
 
 
 class Generation:
-    """Turns the chunks of one generation into deltas, and knows how it ended.
+    """Turns the chunks of one generation into events, and knows how it ended.
 
     Output that the request came with is replayed at construction, so that the rest continues it within a character and
-    within a possible stop string.
+    within a possible stop string, tag or tool call.
+
+    Where the budget of thinking is spent, the tokens that end it are put in the model's mouth. The engine's generation
+    is worth nothing from there on: the rest comes from a new one, which starts from the output so far.
 
     Args:
         request: What the engine is asked for.
         output: The output's text, new.
-        eos_token_ids: Tokens that end the model's turn.
+        ends: How the model ends its turn and its thinking.
 
     Attributes:
+        request: What the engine is to be asked for; another one once tokens were put in the model's mouth.
+        opening: What there is to say before the engine is asked: the end of a thinking whose budget is spent already.
         finished: How the generation ended; None = it goes on. Set from the start where the output that the request
             came with is complete.
 
     Raises:
-        InvalidRequest: The output that the request came with ended earlier than with its last token.
+        InvalidRequest: The output that the request came with ended earlier than with its last token, or thinks beyond
+            its budget.
     """
 
-    def __init__(self, request: TokenRequest, output: OutputText, eos_token_ids: AbstractSet[int]) -> None:
+    def __init__(self, request: TokenRequest, output: OutputText, ends: ModelEnds) -> None:
         now = time.time_ns()
+        self.request = request
         self.finished: Finished | None = None
-        self._request = request
+        self.opening: Sequence[Delta | ToolCalled] = ()
         self._output = output
-        self._eos_token_ids = eos_token_ids
-        self._tokens = 0
+        self._ends = ends
+        self._token_ids: list[int] = []
+        self._calls = 0
         # Until the engine tells: arrived, and nothing computed yet.
         self._timings = Timings(now, now, now, now)
+        self._timed = False
         self._timed_ns = time.monotonic_ns()
-        self._replay()
+        self._replay(request.output_token_ids)
 
-    def advance(self, chunk: TokenChunk) -> Delta:
-        """Return the output that a chunk adds; `finished` is set where it is the last."""
-        if chunk.timings is not None:
-            self._timings = chunk.timings
-            self._timed_ns = time.monotonic_ns()
-        finish = chunk.finish
-        ended_by_token = finish is not None and finish.stop_token_id is not None
-        piece = self._output.push(chunk.token_ids[:-1] if ended_by_token else chunk.token_ids)
-        if piece.stop_string is not None:
-            token_ids = chunk.token_ids[: piece.tokens]
-            self._tokens += piece.tokens
-            timings = self._timings_now() if finish is None else finish.timings
-            self._finish(EndReason.STOP_STRING, timings, stop_string=piece.stop_string)
-            return Delta(piece.text, token_ids, chunk.logprobs[: piece.tokens])
-        self._tokens += len(chunk.token_ids)
+    def advance(self, chunk: TokenChunk) -> list[Delta | ToolCalled]:
+        """Return what a chunk adds; `finished` is set where it is the last, `request` where its generation is over."""
+        if chunk.timings is not None and not self._timed:
+            self._timings, self._timed, self._timed_ns = chunk.timings, True, time.monotonic_ns()
+        events = self._take(chunk.token_ids, self._ending(chunk.finish), chunk.logprobs)
+        if self.finished is None and self._output.budget_spent:
+            events += self._end_thinking(self._ends.thinking)
+        return events
+
+    def _ending(self, finish: Finish | None) -> _Ending | None:
         if finish is None:
-            return Delta(piece.text, chunk.token_ids, chunk.logprobs)
-        self._finish(
-            EndReason(finish.reason.value),
-            finish.timings,
-            stop_token_id=finish.stop_token_id,
-            cached_prompt_tokens=finish.cached_prompt_tokens,
-        )
-        return Delta(piece.text + self._output.finish(), chunk.token_ids, chunk.logprobs)
+            return None
+        timings = finish.timings
+        if self._timed:  # by the first of the engine's generations, where there are several
+            timings = replace(self._timings, finished_unix_ns=timings.finished_unix_ns)
+        reason = EndReason(finish.reason.value)
+        return _Ending(reason, timings, None, finish.stop_token_id, finish.cached_prompt_tokens)
 
-    def _replay(self) -> None:
-        token_ids = self._request.output_token_ids
-        end = self._first_end(token_ids)
-        piece = self._output.push(token_ids if end is None else token_ids[:end])
-        if piece.stop_string is not None:
-            self._tokens = piece.tokens
-            self._finish(EndReason.STOP_STRING, self._timings, stop_string=piece.stop_string)
-        elif end is not None:
-            self._tokens = end + 1
-            is_stop_token = token_ids[end] in self._request.stop.stop_token_ids
-            reason = EndReason.STOP_TOKEN if is_stop_token else EndReason.END_OF_TURN
-            self._finish(reason, self._timings, stop_token_id=token_ids[end])
-        else:
-            self._tokens = len(token_ids)
-        if self._tokens < len(token_ids):
+    def _replay(self, token_ids: tuple[int, ...]) -> None:
+        self._take_given(token_ids)
+        if self.finished is None and self._output.budget_spent:
+            rest, closing = token_ids[len(self._token_ids) :], self._ends.thinking
+            given = min(len(rest), len(closing))
+            if rest[:given] != closing[:given]:
+                raise InvalidRequest(
+                    "resume.output_token_ids",
+                    f"goes on thinking after its token {len(self._token_ids)}, the budget's last",
+                )
+            self._output.lift_budget()
+            self._take_given(rest)
+            if self.finished is None and given < len(closing):
+                self.opening = self._end_thinking(closing[given:])
+        if len(self._token_ids) < len(token_ids):
             raise InvalidRequest(
-                "resume.output_token_ids", f"the output ended with its token {self._tokens}; nothing can follow it"
+                "resume.output_token_ids",
+                f"the output ended with its token {len(self._token_ids)}; nothing can follow it",
             )
 
+    def _end_thinking(self, token_ids: tuple[int, ...]) -> list[Delta | ToolCalled]:
+        """Put the end of thinking in the model's mouth, as far as the output's limit lets it."""
+        self._output.lift_budget()
+        events = self._take_given(token_ids[: self.request.stop.max_output_tokens - len(self._token_ids)])
+        if self.finished is None:
+            envelope = replace(self.request.envelope, request_id=answer_id(self.request.envelope.request_id))
+            self.request = replace(self.request, envelope=envelope, output_token_ids=tuple(self._token_ids))
+        return events
+
+    def _take_given(self, token_ids: tuple[int, ...]) -> list[Delta | ToolCalled]:
+        """Take tokens that were not drawn here, so that nobody has told whether they end the output."""
+        stop = self.request.stop
+        end = self._first_end(token_ids)
+        ending = None
+        if end is not None:
+            is_stop_token = token_ids[end] in stop.stop_token_ids
+            reason = EndReason.STOP_TOKEN if is_stop_token else EndReason.END_OF_TURN
+            ending = _Ending(reason, stop_token_id=token_ids[end])
+            token_ids = token_ids[: end + 1]
+        elif len(self._token_ids) + len(token_ids) >= stop.max_output_tokens:
+            ending = _Ending(EndReason.LENGTH)
+        return self._take(token_ids, ending)
+
+    def _take(
+        self, token_ids: tuple[int, ...], ending: _Ending | None, logprobs: tuple[TokenLogprobs, ...] = ()
+    ) -> list[Delta | ToolCalled]:
+        """Take tokens, up to where a stop string appears or the budget is spent."""
+        by_token = ending is not None and ending.stop_token_id is not None
+        pieces = self._output.push(token_ids[:-1] if by_token else token_ids)
+        if pieces and (stop_string := pieces[-1].stop_string) is not None:
+            ending = _Ending(EndReason.STOP_STRING, ending and ending.timings, stop_string)
+        elif self._output.budget_spent:
+            ending = None
+        elif ending is not None:
+            channel = pieces[-1].channel if pieces else Channel.TEXT
+            last = OutputPiece("", int(by_token), channel=channel)
+            pieces = joined([*pieces, last, *self._output.finish()])
+        events = list(self._events(pieces, token_ids, logprobs))
+        if ending is not None:
+            self._finish(ending)
+        return events
+
+    def _events(
+        self, pieces: Iterable[OutputPiece], token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]
+    ) -> Iterable[Delta | ToolCalled]:
+        start = 0
+        for piece in pieces:
+            if piece.call is not None:
+                self._calls += 1
+                yield ToolCalled(self._call_id(), piece.call.name, piece.call.arguments_json)
+            elif piece.tokens or piece.text:
+                end = start + piece.tokens
+                self._token_ids += token_ids[start:end]
+                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel)
+                start = end
+
+    def _call_id(self) -> str:
+        """Return an id that depends on what led to the call only, so that a resumed generation gives the same."""
+        led_to_it = array("Q", (*self.request.prompt_token_ids, *self._token_ids, self._calls))
+        return f"call_{blake2b(led_to_it.tobytes(), digest_size=_CALL_ID_BYTES).hexdigest()}"
+
     def _first_end(self, token_ids: tuple[int, ...]) -> int | None:
-        """Return the position of the first token that ends the output."""
-        stop = self._request.stop
-        ends = stop.stop_token_ids if stop.ignore_eos else stop.stop_token_ids | self._eos_token_ids
-        first = max(stop.min_output_tokens - 1, 0)
+        """Return the position of the first token that ends the output, of tokens that follow it."""
+        stop = self.request.stop
+        ends = stop.stop_token_ids if stop.ignore_eos else stop.stop_token_ids | self._ends.turn
+        first = max(stop.min_output_tokens - 1 - len(self._token_ids), 0)
         return next((n for n in range(first, len(token_ids)) if token_ids[n] in ends), None)
 
     def _timings_now(self) -> Timings:
         """Return the timings of a generation that is ended here: by the engine's clock, plus what went by since."""
-        since_ns = time.monotonic_ns() - self._timed_ns
+        since_ns = time.monotonic_ns() - self._timed_ns if self._timed else 0
         return replace(self._timings, finished_unix_ns=self._timings.finished_unix_ns + since_ns)
 
-    def _finish(
-        self,
-        reason: EndReason,
-        timings: Timings,
-        *,
-        stop_string: str | None = None,
-        stop_token_id: int | None = None,
-        cached_prompt_tokens: int = 0,
-    ) -> None:
+    def _finish(self, ending: _Ending) -> None:
+        called = self._calls > 0 and ending.reason is EndReason.END_OF_TURN
         self.finished = Finished(
-            reason=reason,
-            timings=timings,
-            prompt_tokens=len(self._request.prompt_token_ids),
-            output_tokens=self._tokens,
-            cached_prompt_tokens=cached_prompt_tokens,
-            stop_string=stop_string,
-            stop_token_id=stop_token_id,
+            reason=EndReason.TOOL_CALLS if called else ending.reason,
+            timings=ending.timings or self._timings_now(),
+            prompt_tokens=len(self.request.prompt_token_ids),
+            output_tokens=len(self._token_ids),
+            cached_prompt_tokens=ending.cached_prompt_tokens,
+            stop_string=ending.stop_string,
+            stop_token_id=ending.stop_token_id,
+            reasoning_tokens=self._output.reasoning_tokens,
         )
+
+
+def answer_id(request_id: str) -> str:
+    """Return the id of the engine's generation that goes on after thinking was ended.
+
+    It is another one since the first may still be on its way out of an engine that is elsewhere.
+    """
+    return f"{request_id}-answer"

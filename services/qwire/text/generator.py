@@ -1,18 +1,19 @@
-"""Generates text with one model: a request in, started, deltas and finished out."""
+"""Generates text with one model: a request in; started, deltas, tool calls and finished out."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import EngineUnavailable
 from qwire.engine.protocol import Engine, ModelCard
 from qwire.engine.request import TokenRequest
+from qwire.text.abilities import TextAbilities
 from qwire.text.errors import UnusableTokenizer
 from qwire.text.event import GenerationEvent, Started
-from qwire.text.generation import Generation
+from qwire.text.generation import Generation, ModelEnds, answer_id
 from qwire.text.processor import TextProcessor
 from qwire.text.request import GenerationRequest, Prompt
 from qwire.text.resolver import RequestResolver
@@ -45,6 +46,12 @@ class Generator:
         self._engine = engine
         self._card = card
         self._resolver = RequestResolver(card)
+        self._ends = ModelEnds(card.eos_token_ids, processor.end_of_thinking)
+
+    @property
+    def abilities(self) -> TextAbilities:
+        """What the model takes and says beyond plain text."""
+        return self._processor.abilities
 
     @property
     def has_chat_template(self) -> bool:
@@ -60,7 +67,7 @@ class Generator:
         return len(self._processor.encode(prompt))
 
     async def stream(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
-        """Generate: `Started` once the engine has the request, a `Delta` for each chunk, `Finished` at the end.
+        """Generate: `Started` once the engine has the request, what each chunk gives, `Finished` at the end.
 
         Closing the iterator ends the generation in the engine. It has ended there before `Finished` is yielded.
 
@@ -71,28 +78,55 @@ class Generator:
         """
         prompt_token_ids = await self._encode(request.prompt)
         token_request = self._resolver.resolve(request, prompt_token_ids)
-        stop_strings = request.stop.stop_strings
-        output = self._processor.output_text(stop_strings, token_request.stop.min_output_tokens)
-        generation = Generation(token_request, output, self._card.eos_token_ids)
-        started = Started(len(prompt_token_ids), token_request.sampling, token_request.stop, stop_strings)
-        if generation.finished is not None:
-            yield started
-            yield generation.finished
-            return
-        delta = None
-        async with aclosing(self._chunks(token_request)) as chunks:
-            async for chunk in chunks:
-                if chunk is None:
-                    yield started
-                    continue
-                delta = generation.advance(chunk)
-                if generation.finished is not None:
-                    break
-                yield delta
-        if delta is None or generation.finished is None:
-            raise EngineUnavailable
-        yield delta
+        generation = self._generation(request, token_request)
+        started: Started | None = Started(
+            len(prompt_token_ids), token_request.sampling, token_request.stop, request.stop.stop_strings
+        )
+        while generation.finished is None:
+            events: Sequence[GenerationEvent] = ()
+            asked = generation.request
+            async with aclosing(self._chunks(asked)) as chunks:
+                async for chunk in chunks:
+                    if chunk is not None:
+                        events = generation.advance(chunk)
+                        if generation.finished is not None or generation.request is not asked:
+                            break
+                    elif started is not None:
+                        events, started = (started, *generation.opening), None
+                    for event in events:
+                        yield event
+                    events = ()
+                else:
+                    raise EngineUnavailable
+            for event in events:
+                yield event
+        if started is not None:
+            for event in (started, *generation.opening):
+                yield event
         yield generation.finished
+
+    async def cancel(self, generation_id: str) -> bool:
+        """End the generation of this id, whoever iterates it. False = no such generation waits or runs.
+
+        Raises:
+            EngineUnavailable: The engine cannot tell.
+        """
+        # Once its thinking was ended for it, it goes on in the engine under the other id.
+        keys = (generation_id, answer_id(generation_id))
+        found = await asyncio.gather(*map(self._engine.cancel, keys), return_exceptions=True)
+        for outcome in found:
+            if isinstance(outcome, BaseException) and True not in found:
+                raise outcome
+        return True in found
+
+    def _generation(self, request: GenerationRequest, token_request: TokenRequest) -> Generation:
+        output = self._processor.output_text(
+            request.stop.stop_strings,
+            token_request.stop.min_output_tokens,
+            splitter=self._processor.splitter(request.prompt, token_request.prompt_token_ids),
+            budget_tokens=request.reasoning_budget_tokens,
+        )
+        return Generation(token_request, output, self._ends)
 
     async def _encode(self, prompt: Prompt) -> list[int]:
         characters = self._processor.characters(prompt)

@@ -1,27 +1,33 @@
-"""The text of one output: detokenised, and cut at the first stop string."""
+"""The text of one output: detokenised, split into thinking, answer and calls, and cut at the first stop string."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from qwire.text.call_text import WrittenCall
 from qwire.text.detokenizer import Detokenizer
+from qwire.text.splitter import Channel, OutputSplitter, Part
 from qwire.text.stop import StopMatcher
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPiece:
-    """What some more tokens gave.
+    """What some more tokens gave: text of one channel, or a call.
 
     Attributes:
         text: The text; it may lag behind the tokens.
         tokens: How many of them belong to the output: all, or those up to the one that completed the stop string.
         stop_string: The stop string that appeared.
+        channel: What the text is.
+        call: A complete tool call, without text and tokens: it comes right before the token that completes it.
     """
 
     text: str
     tokens: int
     stop_string: str | None = None
+    channel: Channel = Channel.TEXT
+    call: WrittenCall | None = None
 
 
 class OutputText:
@@ -30,32 +36,139 @@ class OutputText:
     What has come out after n tokens depends on these tokens only, not on how they were grouped: an output is resumed
     by pushing the tokens that exist and leaving out the text that they give.
 
+    Stop strings are looked for in the answer, not in thinking or calls, and not across them. Line breaks between the
+    answer and a call that follows it belong to the call's tag.
+
     Args:
         detokenizer: A new one.
         matcher: A new one.
         min_output_tokens: A stop string counts where the token that completes it is this one or a later one.
+        splitter: A new one; None = all of the output is the answer.
+        budget_tokens: The most tokens of thinking; None = no bound.
+
+    Attributes:
+        reasoning_tokens: Tokens of thinking so far, its tags included.
     """
 
-    def __init__(self, detokenizer: Detokenizer, matcher: StopMatcher, min_output_tokens: int = 0) -> None:
+    def __init__(
+        self,
+        detokenizer: Detokenizer,
+        matcher: StopMatcher,
+        min_output_tokens: int = 0,
+        *,
+        splitter: OutputSplitter | None = None,
+        budget_tokens: int | None = None,
+    ) -> None:
         self._detokenizer = detokenizer
         self._matcher = matcher
         self._min_output_tokens = min_output_tokens
+        self._splitter = splitter or OutputSplitter()
+        self._budget_tokens = budget_tokens
         self._tokens = 0
+        self._line_breaks = ""
+        self.reasoning_tokens = 0
 
-    def push(self, token_ids: Sequence[int]) -> OutputPiece:
-        """Take the next tokens. Once a stop string appeared, nothing may follow."""
-        pieces: list[str] = []
-        for position, token_id in enumerate(token_ids):
-            self._tokens += 1
-            characters = self._detokenizer.push(token_id)
-            honour = self._tokens >= self._min_output_tokens
-            text, stop_string = self._matcher.push(characters, honour=honour)
-            pieces.append(text)
-            if stop_string is not None:
-                return OutputPiece("".join(pieces), position + 1, stop_string)
-        return OutputPiece("".join(pieces), len(token_ids))
+    @property
+    def budget_spent(self) -> bool:
+        """Whether the model thinks and may think no more: nothing is taken until the budget is lifted."""
+        budget = self._budget_tokens
+        return budget is not None and self._splitter.thinking and self.reasoning_tokens >= budget
 
-    def finish(self) -> str:
+    def lift_budget(self) -> None:
+        """Let thinking go on without a bound, for the tokens that end it."""
+        self._budget_tokens = None
+
+    def push(self, token_ids: Sequence[int]) -> list[OutputPiece]:
+        """Take the next tokens, up to where the budget is spent. Once a stop string appeared, nothing may follow.
+
+        Returns:
+            What they gave; their token counts add up to the tokens taken.
+        """
+        if self._splitter.plain:
+            return self._take_plain(token_ids)
+        pieces: list[OutputPiece] = []
+        for token_id in token_ids:
+            if self.budget_spent:
+                break
+            pieces += self._take(token_id)
+            if pieces[-1].stop_string is not None:
+                break
+        return joined(pieces)
+
+    def finish(self) -> list[OutputPiece]:
         """Return the rest of the text: no token follows. An incomplete character in it completes no stop string."""
-        text, _ = self._matcher.push(self._detokenizer.finish(), honour=False)
-        return text + self._matcher.finish()
+        text = ""
+        channel = Channel.TEXT
+        for part in (*self._splitter.push(self._detokenizer.finish()), *self._splitter.finish()):
+            if isinstance(part, WrittenCall):
+                continue  # a call ends with its tag, and an incomplete character is none
+            channel = part.channel
+            text += part.text if channel is Channel.REASONING else self._matcher.push(part.text, honour=False)[0]
+        rest = self._matcher.finish()
+        return [OutputPiece(self._line_breaks + text + rest, 0, channel=channel)]
+
+    def _take_plain(self, token_ids: Sequence[int]) -> list[OutputPiece]:
+        """Take tokens that are all of the answer: what most outputs are, and faster than the way round the splitter."""
+        texts: list[str] = []
+        for token_id in token_ids:
+            self._tokens += 1
+            honour = self._tokens >= self._min_output_tokens
+            text, stop_string = self._matcher.push(self._detokenizer.push(token_id), honour=honour)
+            texts.append(text)
+            if stop_string is not None:
+                return [OutputPiece("".join(texts), len(texts), stop_string)]
+        return [OutputPiece("".join(texts), len(texts))] if texts else []
+
+    def _take(self, token_id: int) -> list[OutputPiece]:
+        """Return what one token gives; the token is counted with the last piece, which is never a call."""
+        self._tokens += 1
+        thought = self._splitter.thinking
+        parts = self._splitter.push(self._detokenizer.push(token_id))
+        thought = thought or self._splitter.thinking
+        self.reasoning_tokens += thought
+        pieces, stop_string = self._pieces(parts)
+        if stop_string is None and self._splitter.in_call:
+            # No stop string goes on beyond a tag, so that no text is left to come after the call.
+            pieces.append(self._answer(self._matcher.flush()))
+        pieces = [piece for piece in pieces if piece.text or piece.call]
+        last = pieces.pop() if pieces and not pieces[-1].call else None
+        channel = last.channel if last else Channel.REASONING if thought else Channel.TEXT
+        return [*pieces, OutputPiece(last.text if last else "", 1, stop_string, channel)]
+
+    def _pieces(self, parts: Iterable[Part]) -> tuple[list[OutputPiece], str | None]:
+        """Return what parts give, up to the stop string, and the stop string."""
+        honour = self._tokens >= self._min_output_tokens
+        pieces: list[OutputPiece] = []
+        for part in parts:
+            if isinstance(part, WrittenCall):
+                self._line_breaks = ""
+                pieces.append(OutputPiece("", 0, call=part))
+            elif part.channel is Channel.REASONING:
+                pieces.append(OutputPiece(part.text, 0, channel=Channel.REASONING))
+            else:
+                text, stop_string = self._matcher.push(part.text, honour=honour)
+                pieces.append(self._answer(text, ended=stop_string is not None))
+                if stop_string is not None:
+                    return pieces, stop_string
+        return pieces, None
+
+    def _answer(self, text: str, *, ended: bool = False) -> OutputPiece:
+        """Return a piece of the answer; line breaks at its end wait for what follows where a call may."""
+        text = self._line_breaks + text
+        certain = text if ended or not self._splitter.may_call else text.rstrip("\n")
+        self._line_breaks = text[len(certain) :]
+        return OutputPiece(certain, 0)
+
+
+def joined(pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
+    """Return the same pieces, as few as their channels and calls allow."""
+    result: list[OutputPiece] = []
+    for piece in pieces:
+        last = result[-1] if result else None
+        if last is None or last.call or piece.call or (piece.text and last.text and piece.channel != last.channel):
+            result.append(piece)
+        else:
+            channel = piece.channel if piece.text or not last.text else last.channel
+            text, tokens = last.text + piece.text, last.tokens + piece.tokens
+            result[-1] = OutputPiece(text, tokens, piece.stop_string, channel)
+    return result

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from qwire.engine.errors import InvalidRequest
+from qwire.text.abilities import TextAbilities
+from qwire.text.call_scanner import CALL_OPEN
 from qwire.text.detokenizer import Detokenizer
 from qwire.text.output import OutputText
-from qwire.text.request import ChatMessage, ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from qwire.text.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
+from qwire.text.splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
 from qwire.text.stop import StopMatcher
 from qwire.text.template import ChatTemplate
 from qwire.text.tokenizer import QwenTokenizer
+from qwire.text.tool import TextMap
 
 _COMPOSITION = 4
 """The most characters that Unicode's canonical composition (NFC) makes one of: a letter with three marks."""
+
+_TAIL_TOKENS = 16
+"""Enough to hold `<think>` and a line break at the end of a prompt, even spelled letter by letter."""
 
 
 class TextProcessor:
@@ -24,11 +30,22 @@ class TextProcessor:
     Args:
         tokenizer: The model's tokenizer.
         template: The model's chat template; None = it has none and takes no conversations.
+
+    Attributes:
+        abilities: What the model takes and says beyond plain text.
     """
 
     def __init__(self, tokenizer: QwenTokenizer, template: ChatTemplate | None) -> None:
         self._tokenizer = tokenizer
         self._template = template
+        shows = tokenizer.shows
+        self.abilities = TextAbilities(
+            chat=template is not None,
+            tools=template is not None and template.has_tools and shows(CALL_OPEN),
+            thinking=template is not None and template.has_thinking and shows(THINK_OPEN) and shows(THINK_CLOSE),
+            thinking_switch=template is not None and template.has_thinking_switch,
+        )
+        self._end_of_thinking = tuple(tokenizer.encode_rendered(f"\n{THINK_CLOSE}\n\n", tokenizer.control.marker([])))
 
     @classmethod
     def from_folder(cls, folder: Path) -> TextProcessor:
@@ -42,7 +59,12 @@ class TextProcessor:
     @property
     def has_chat_template(self) -> bool:
         """Whether the model takes conversations."""
-        return self._template is not None
+        return self.abilities.chat
+
+    @property
+    def end_of_thinking(self) -> tuple[int, ...]:
+        """The tokens that end a thinking which does not end itself."""
+        return self._end_of_thinking
 
     @property
     def vocabulary_tokens(self) -> int:
@@ -59,11 +81,12 @@ class TextProcessor:
 
         Raises:
             InvalidRequest: `chat`: the model has no chat template; `chat.messages`: the template refuses them;
-                `chat.messages[i].text` or `text`: it has a surrogate, which no text can contain.
+                `chat.messages[i].text`, `chat.messages[i].tool_calls[j]`, `tools.tools[i]` or `text`: it has a
+                surrogate, which no text can contain.
         """
         match prompt:
-            case ChatPrompt(messages):
-                return self._encode_chat(messages)
+            case ChatPrompt():
+                return self._encode_chat(prompt)
             case TextPrompt(text):
                 _check_encodable(text, "text")
                 return self._tokenizer.encode(text)
@@ -73,26 +96,62 @@ class TextProcessor:
     def characters(self, prompt: Prompt) -> int:
         """Return how many characters the prompt's text has; 0 for token ids."""
         match prompt:
-            case ChatPrompt(messages):
-                return sum(len(message.text) for message in messages)
+            case ChatPrompt():
+                return sum(map(len, prompt.texts()))
             case TextPrompt(text):
                 return len(text)
             case TokenPrompt():
                 return 0
 
-    def output_text(self, stop_strings: Sequence[str], min_output_tokens: int) -> OutputText:
+    def output_text(
+        self,
+        stop_strings: Sequence[str],
+        min_output_tokens: int,
+        *,
+        splitter: OutputSplitter | None = None,
+        budget_tokens: int | None = None,
+    ) -> OutputText:
         """Return a new output's text."""
-        return OutputText(Detokenizer(self._tokenizer.token_bytes), StopMatcher(stop_strings), min_output_tokens)
+        detokenizer, matcher = Detokenizer(self._tokenizer.token_bytes), StopMatcher(stop_strings)
+        return OutputText(detokenizer, matcher, min_output_tokens, splitter=splitter, budget_tokens=budget_tokens)
 
-    def _encode_chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+    def splitter(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> OutputSplitter:
+        """Return a new splitter for what follows a prompt. Only a conversation's answer has thinking and calls."""
+        if not isinstance(prompt, ChatPrompt):
+            return OutputSplitter()
+        thinking = self.abilities.thinking
+        token_bytes = self._tokenizer.token_bytes
+        tail = b"".join(token_bytes[token_id] for token_id in prompt_token_ids[-_TAIL_TOKENS:])
+        opened = thinking and tail.rstrip().endswith(THINK_OPEN.encode())
+        return OutputSplitter(thinking=thinking, opened=opened, tools=[tool.name for tool in prompt.tools])
+
+    def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self._template is None:
             raise InvalidRequest("chat", "the model has no chat template")
-        for index, message in enumerate(messages):
-            _check_encodable(message.text, f"chat.messages[{index}].text")
+        _check_conversation(prompt)
         control = self._tokenizer.control
-        marker = control.marker([self._template.source, *(message.text for message in messages)])
-        shielded = [replace(message, text=control.shield(message.text, marker)) for message in messages]
-        return self._tokenizer.encode_rendered(self._template.render(shielded), marker)
+        marker = control.marker([self._template.source, *prompt.texts()])
+        shielded = prompt.mapped(lambda text: control.shield(text, marker))
+        rendered = self._template.render(shielded.messages, shielded.tools, thinking=prompt.thinking)
+        return self._tokenizer.encode_rendered(rendered, marker)
+
+
+def _check_conversation(prompt: ChatPrompt) -> None:
+    for index, message in enumerate(prompt.messages):
+        path = f"chat.messages[{index}]"
+        _check_encodable(message.text, f"{path}.text")
+        for position, call in enumerate(message.tool_calls):
+            call.mapped(_checker(f"{path}.tool_calls[{position}]"))
+    for index, tool in enumerate(prompt.tools):
+        tool.mapped(_checker(f"tools.tools[{index}]"))
+
+
+def _checker(field: str) -> TextMap:
+    def check(text: str) -> str:
+        _check_encodable(text, field)
+        return text
+
+    return check
 
 
 def _check_encodable(text: str, field: str) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from qwire.engine.request import Envelope
+from qwire.text.tool import PastCall, TextMap, Tool
 
 
 class Role(Enum):
@@ -14,21 +15,67 @@ class Role(Enum):
     SYSTEM = "system"
     USER = "user"
     ASSISTANT = "assistant"
+    TOOL = "tool"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a conversation. Control tokens inside `text` are ordinary characters."""
+    """One message of a conversation. Control tokens inside its texts are ordinary characters.
+
+    Attributes:
+        role: Who speaks.
+        text: What is said; the result, for TOOL.
+        tool_calls: Calls that the assistant asked for.
+        tool_call_id: The call whose result this is, for TOOL.
+        tool_name: The tool that was called, for TOOL.
+    """
 
     role: Role
     text: str
+    tool_calls: tuple[PastCall, ...] = ()
+    tool_call_id: str = ""
+    tool_name: str = ""
+
+    def mapped(self, change: TextMap) -> ChatMessage:
+        """Return the message with every text in it changed."""
+        return ChatMessage(
+            self.role,
+            change(self.text),
+            tuple(call.mapped(change) for call in self.tool_calls),
+            change(self.tool_call_id),
+            change(self.tool_name),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class ChatPrompt:
-    """A conversation to continue with the assistant's next message."""
+    """A conversation to continue with the assistant's next message.
+
+    Attributes:
+        messages: The messages, oldest first.
+        tools: What the assistant may ask to have called.
+        thinking: Whether it thinks before it answers; None = the model's own default.
+    """
 
     messages: tuple[ChatMessage, ...]
+    tools: tuple[Tool, ...] = ()
+    thinking: bool | None = None
+
+    def mapped(self, change: TextMap) -> ChatPrompt:
+        """Return the conversation with every text of the caller in it changed."""
+        messages = tuple(message.mapped(change) for message in self.messages)
+        return replace(self, messages=messages, tools=tuple(tool.mapped(change) for tool in self.tools))
+
+    def texts(self) -> list[str]:
+        """Return every text of the caller."""
+        texts: list[str] = []
+
+        def note(text: str) -> str:
+            texts.append(text)
+            return text
+
+        self.mapped(note)
+        return texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +140,7 @@ class GenerationRequest:
         stop: When the output ends.
         resume: Go on after output that exists; None = a new generation.
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
+        reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
     """
 
     prompt: Prompt
@@ -101,3 +149,4 @@ class GenerationRequest:
     stop: StopOptions = field(default_factory=StopOptions)
     resume: ResumePoint | None = None
     top_logprobs: int | None = None
+    reasoning_budget_tokens: int | None = None

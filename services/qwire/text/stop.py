@@ -60,6 +60,11 @@ class StopMatcher:
         """Return what was held back: no more text comes."""
         return self._held
 
+    def flush(self) -> str:
+        """Return what was held back, and begin anew: what follows is not beside it."""
+        held, self._held, self._node = self._held, "", 0
+        return held
+
     def _step(self, node: int, character: str) -> int:
         """Return the longest beginning that the text up to this character ends with."""
         children = self._children

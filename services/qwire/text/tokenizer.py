@@ -66,6 +66,11 @@ class QwenTokenizer:
         """Return the text's token ids; control tokens in it are ordinary characters."""
         return self._encode_batch([text])[0]
 
+    def shows(self, text: str) -> bool:
+        """Whether a text can be read in the output: it is no control token, or one whose text is told."""
+        token_id = self.control.id_of(text)
+        return token_id is None or self.token_bytes[token_id] != b""
+
     def encode_rendered(self, rendered: str, marker: str) -> list[int]:
         """Return the token ids of a rendered chat template, whose texts of callers were shielded with the marker."""
         pieces = list(self.control.split(rendered, marker))

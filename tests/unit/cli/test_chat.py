@@ -34,3 +34,13 @@ def test_chat_goes_on_after_an_error_without_that_turn(run: Run) -> None:
         assert [message.text for message in spec_of(server, 1).chat.messages] == ["second"]
     assert result.exit_code == 0
     assert "error: full [RESOURCE_EXHAUSTED OVERLOADED]; try again in 1 s (this turn is not kept)" in result.stderr
+
+
+def test_chat_shows_thinking_and_keeps_the_answer(run: Run) -> None:
+    answers = [Answer(text="one", reasoning="hm"), Answer(reasoning="hm"), Answer(text="three")]
+    with FakeServer(answers=answers) as server:
+        result = run("chat", "--think", "--server", server.target, stdin="first\nsecond\nthird\n")
+        assert [message.text for message in spec_of(server, 2).chat.messages] == ["first", "one", "third"]
+        assert spec_of(server, 2).reasoning.enabled
+    assert result.stderr.count("hm\n") == 2
+    assert "no answer; this turn is not kept" in result.stderr

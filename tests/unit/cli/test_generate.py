@@ -107,3 +107,19 @@ def test_a_broken_answer_is_an_error_on_a_line_of_its_own(run: Run) -> None:
         result = run("generate", "hi", "--server", server.target)
     assert (result.exit_code, result.stdout) == (1, "one\n")
     assert result.stderr == "error: the stream ended before it was finished [StreamTruncated]\n"
+
+
+def test_thinking_goes_to_standard_error(run: Run) -> None:
+    with FakeServer(answers=[Answer(text="one two", reasoning="let me see")]) as server:
+        result = run("generate", "hi", "--think", "--server", server.target)
+        assert spec_of(server).reasoning.enabled
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "one two\n", "let me see\n\n")
+
+
+def test_thinking_alone_ends_its_line(run: Run) -> None:
+    with FakeServer(answers=[Answer(reasoning="let me see")]) as server:
+        result = run("generate", "hi", "--no-think", "--server", server.target)
+        spec = spec_of(server)
+        assert spec.reasoning.HasField("enabled")
+        assert not spec.reasoning.enabled
+    assert (result.stdout, result.stderr) == ("", "let me see\n")

@@ -8,6 +8,8 @@ import sys
 import pytest
 
 from qwire.cli.output import write_answer
+from qwire.cli.thinking import answer_of
+from qwire.client import Channel, Delta
 from qwire.client.testing import FakeServer
 
 from .conftest import Run
@@ -28,3 +30,11 @@ def test_control_characters_do_not_reach_a_terminal(monkeypatch: pytest.MonkeyPa
 def test_control_characters_are_kept_in_a_pipe(run: Run) -> None:
     with FakeServer(reply="a\x1b[2Jb") as server:
         assert run("generate", "hi", "--server", server.target).stdout == "a\x1b[2Jb\n"
+
+
+def test_thinking_is_dimmed_on_a_terminal_and_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    events = [Delta(Channel.REASONING, "a\x1b[2J", ()), Delta(Channel.TEXT, "", ()), Delta(Channel.TEXT, "b", ())]
+    assert list(answer_of(events)) == ["b"]
+    assert terminal.getvalue() == "\x1b[2ma\u241b[2J\x1b[0m\x1b[2m\n\n\x1b[0m"

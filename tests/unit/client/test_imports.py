@@ -110,6 +110,7 @@ def test_exported_names() -> None:
             "TokenCount",
             "TokenInfo",
             "TokenPrompt",
+            "Tool",
             "ToolCall",
             "Unavailable",
             "Unsupported",

@@ -101,7 +101,8 @@ def test_every_option_reaches_its_field() -> None:
     sent |= {name: tuple(sent[name]) for name in ("stop_strings", "stop_token_ids")}
     sent["logit_bias"] = {one.token_id: one.bias for one in spec.sampling.logit_bias}
     assert sent == {name: value for name, value in options.items() if name != "model"}
-    assert set(options) | {"system", "priority"} == set(GenerationOptions.__annotations__)
+    elsewhere = {"system", "priority", "tools", "reasoning", "reasoning_budget_tokens"}
+    assert set(options) | elsewhere == set(GenerationOptions.__annotations__)
 
 
 def test_priority() -> None:

@@ -29,6 +29,7 @@ from qwire.client import (
     TextPrompt,
     TokenCount,
     TokenPrompt,
+    Tool,
     ToolCall,
 )
 from qwire.client.testing import FakeServer
@@ -40,6 +41,8 @@ def blocking(client: Client) -> None:
     assert_type(client.generate([{"role": "user", "content": "hi"}]).finished, Finished)
     client.generate(TextPrompt("a"))
     client.generate(TokenPrompt([1]))
+    client.generate("hi", tools=[Tool("f")], reasoning=True, reasoning_budget_tokens=9)
+    client.generate("hi", tools=["f"])  # pyright: ignore[reportArgumentType]
     client.generate(5)  # pyright: ignore[reportArgumentType]
     client.generate("hi", temprature=1)  # pyright: ignore[reportCallIssue]
     client.generate("hi", temperature="hot")  # pyright: ignore[reportArgumentType]

@@ -14,6 +14,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from qwire.engine.fake import fake_card
 from qwire.engine.protocol import ModelCard
 from qwire.text.processor import TextProcessor
+from qwire.text.template import ChatTemplate
+from qwire.text.tokenizer import QwenTokenizer
 
 # A busy machine is not a failure.
 settings.register_profile("patient", deadline=None)
@@ -87,6 +89,12 @@ def template_source() -> str:
 
 
 @pytest.fixture(scope="session")
+def thinking_source() -> str:
+    """A chat template that renders what Qwen3's does."""
+    return (_DATA / "qwen3.jinja").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
 def inspecting_source() -> str:
     """A chat template that looks into the messages and trims them."""
     return (_DATA / "inspecting.jinja").read_text(encoding="utf-8")
@@ -105,6 +113,12 @@ def folder(spec: dict[str, Any], template_source: str, tmp_path_factory: pytest.
 @pytest.fixture(scope="session")
 def processor(folder: Path) -> TextProcessor:
     return TextProcessor.from_folder(folder)
+
+
+@pytest.fixture(scope="session")
+def thinker(folder: Path, thinking_source: str) -> TextProcessor:
+    """The same tokenizer with a template that knows of thinking."""
+    return TextProcessor(QwenTokenizer.from_folder(folder), ChatTemplate(thinking_source))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from qwire.text.processor import TextProcessor
 from qwire.text.request import ChatMessage, ChatPrompt, Role, TextPrompt
 from qwire.text.template import ChatTemplate
 from qwire.text.tokenizer import QwenTokenizer
+from qwire.text.tool import PastCall, Tool
 
 TEXTS = st.text(
     st.one_of(st.characters(exclude_categories=["Cs"]), st.sampled_from("user im_start the <|>/_\n \t\u0301é")),
@@ -74,7 +75,7 @@ def assert_parity(processor: TextProcessor, peer: object, messages: tuple[ChatMe
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("template", ["template_source", "inspecting_source"])
+@pytest.mark.parametrize("template", ["template_source", "thinking_source", "inspecting_source"])
 def test_conversations_are_encoded_as_by_transformers(
     folder: Path,
     full_tokenizer: Tokenizer,
@@ -92,6 +93,61 @@ def test_conversations_are_encoded_as_by_transformers(
         assert_parity(processor, peer, messages)
 
     check()
+
+
+TOOL = Tool(
+    "weather", "Tells the <b>weather</b>.", {"type": "object", "properties": {"city": {"enum": ["Köln", 'a"']}}}
+)
+TURNS = (
+    ChatMessage(Role.SYSTEM, "Be brief."),
+    ChatMessage(Role.USER, "How is the weather?"),
+    ChatMessage(Role.ASSISTANT, "I look.", (PastCall("1", "weather", {"city": "Köln"}), PastCall("2", "weather", {}))),
+    ChatMessage(Role.TOOL, "sunny", tool_call_id="1", tool_name="weather"),
+    ChatMessage(Role.TOOL, "no city", tool_call_id="2", tool_name="weather"),
+)
+
+
+def assert_tool_parity(processor: TextProcessor, peer: object, *, thinking: bool | None) -> None:
+    turns = [
+        {
+            "role": turn.role.value,
+            "content": turn.text,
+            "tool_calls": [
+                {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in turn.tool_calls
+            ],
+        }
+        for turn in TURNS
+    ]
+    function = {"name": TOOL.name, "description": TOOL.description, "parameters": TOOL.parameters}
+    switch = {} if thinking is None else {"enable_thinking": thinking}
+    expected = peer.apply_chat_template(  # type: ignore[attr-defined]
+        turns,
+        tools=[{"type": "function", "function": function}],
+        add_generation_prompt=True,
+        return_dict=False,
+        **switch,
+    )
+    assert processor.encode(ChatPrompt(TURNS, (TOOL,), thinking)) == expected
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("template", ["template_source", "thinking_source"])
+def test_tools_are_encoded_as_by_transformers(
+    folder: Path, full_tokenizer: Tokenizer, template: str, request: pytest.FixtureRequest
+):
+    source: str = request.getfixturevalue(template)
+    processor = TextProcessor(QwenTokenizer.from_folder(folder), ChatTemplate(source))
+    for thinking in (None, True, False):
+        assert_tool_parity(processor, of_transformers(full_tokenizer, source), thinking=thinking)
+
+
+@pytest.mark.default_model
+def test_the_default_models_tools_are_those_of_transformers(default_checkpoint: Checkpoint):
+    from transformers import AutoTokenizer  # noqa: PLC0415 - takes seconds, and only these tests need it
+
+    peer = AutoTokenizer.from_pretrained(default_checkpoint.folder)
+    assert_tool_parity(TextProcessor.from_folder(default_checkpoint.folder), peer, thinking=None)
 
 
 @pytest.mark.default_model

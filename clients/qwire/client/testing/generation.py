@@ -11,6 +11,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from qwire.client.testing.script import Answer, Failure, words
 from qwire.client.testing.state import RunningGeneration, ServerState
+from qwire.client.tool import ToolCall
 from qwire.v1 import generate_pb2, types_pb2
 
 END_OF_TURN_TOKEN_ID = 151_645
@@ -52,6 +53,9 @@ def play(
     if answer.failure:
         raise ScriptedFailure(answer.failure)
     if answer.truncate_after is None:
+        for call in answer.tool_calls if len(deltas) == _words(answer) else ():
+            sequence += 1
+            yield generate_pb2.StreamGenerateResponse(sequence=sequence, tool_call=_call(call))
         finished = _finished(answer, spec, started, len(deltas), time.monotonic() - began)
         yield generate_pb2.StreamGenerateResponse(sequence=sequence + 1, finished=finished)
 
@@ -75,6 +79,8 @@ def gather(events: Iterator[generate_pb2.StreamGenerateResponse]) -> types_pb2.G
                     whole.reasoning += event.delta.text
                 else:
                     whole.text += event.delta.text
+            case "tool_call":
+                whole.tool_calls.append(event.tool_call)
             case _:
                 whole.finished.CopyFrom(event.finished)
     return whole
@@ -138,15 +144,24 @@ def _token(token_id: int, output: types_pb2.OutputOptions) -> types_pb2.TokenInf
     return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=top)
 
 
+def _words(answer: Answer) -> int:
+    return len(words(answer.reasoning)) + len(words(answer.text))
+
+
+def _call(call: ToolCall) -> types_pb2.ToolCall:
+    return types_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+
+
 def _finished(
     answer: Answer, spec: types_pb2.GenerationSpec, started: types_pb2.GenerationStarted, deltas: int, elapsed_s: float
 ) -> types_pb2.GenerationFinished:
     thoughts = len(words(answer.reasoning))
-    cut = deltas < thoughts + len(words(answer.text)) or deltas == spec.stop.max_output_tokens
+    cut = deltas < _words(answer) or deltas == spec.stop.max_output_tokens
+    ended = types_pb2.FINISH_REASON_TOOL_CALLS if answer.tool_calls else types_pb2.FINISH_REASON_END_OF_TURN
     elapsed, nothing = Duration(), Duration()
     elapsed.FromNanoseconds(int(elapsed_s * 1e9))
     return types_pb2.GenerationFinished(
-        reason=types_pb2.FINISH_REASON_LENGTH if cut else types_pb2.FINISH_REASON_END_OF_TURN,
+        reason=types_pb2.FINISH_REASON_LENGTH if cut else ended,
         match=None if cut else types_pb2.StopMatch(stop_token_id=END_OF_TURN_TOKEN_ID),
         usage=types_pb2.Usage(
             prompt_tokens=started.prompt_tokens,

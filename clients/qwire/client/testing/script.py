@@ -10,6 +10,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2, status_pb2
 
+from qwire.client.tool import ToolCall
+
 _DOMAIN = "qwire.v1"
 
 
@@ -74,6 +76,9 @@ class Answer:
 
     reasoning: str = ""
     """Thinking that precedes it."""
+
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Calls that follow it, where `max_output_tokens` does not cut it short; the reason is TOOL_CALLS then."""
 
     delay_s: float = 0.0
     """Seconds before each delta; before the end of a unary call, that many times the number of deltas."""
