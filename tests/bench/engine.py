@@ -71,7 +71,8 @@ def engine_side(checkpoint: Checkpoint, quantization: str) -> Generator[Side]:
     with asyncio.Runner() as runner:
 
         async def start() -> LocalEngine:
-            config = EngineConfig(device="cpu", quantization=quantization, max_running=32)
+            # Every round sends the same prompts, and no peer keeps what it computed in the last one.
+            config = EngineConfig(device="cpu", quantization=quantization, max_running=32, prefix_reuse=False)
             return await LocalEngine.start(checkpoint, config)
 
         engine = runner.run(start())

@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 
 from qwire.client import AsyncClient, ClientOptions, QwireError
+from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.store import ModelStore
@@ -146,10 +147,12 @@ async def added_ttft(engine: EngineSide, path: PathSide, pairs: int) -> None:
 
 async def main() -> None:
     arguments = _parse()
-    config = AppConfig()
+    # Both sides send the same prompts again and again, and each is to be computed.
+    engine_config = EngineConfig(prefix_reuse=False)
+    config = AppConfig(models=(ModelSettings(engine=engine_config),))
     if arguments.tiny:
         folder = write_tiny_checkpoint(Path(tempfile.mkdtemp()))
-        config = AppConfig(models=(ModelSettings(source=str(folder), id="tiny"),))
+        config = AppConfig(models=(ModelSettings(source=str(folder), id="tiny", engine=engine_config),))
     checkpoint = ModelStore(cache_dir(None)).resolve(config.models[0].source)
     server = _serve(config, arguments.port)
     try:

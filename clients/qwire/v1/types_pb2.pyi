@@ -76,7 +76,9 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     """Before everything else."""
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
-    """Which generation goes first when the model is busy. A running generation is never stopped for another one's sake."""
+    """Which generation goes first when the model is busy. A running generation is never ended for another one's sake, but
+    where memory is short it may pause for one that goes before it.
+    """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """As input: normal."""

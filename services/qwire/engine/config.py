@@ -30,7 +30,9 @@ class EngineConfig:
         kv_capacity_tokens: Tokens that the KV cache holds, rounded up to whole pages; None = as many as half of the
             memory left after loading holds, but no more than `max_running` full contexts. Generations take of it as
             they grow, so it bounds how many run at once: where it is used up, the last one by priority and arrival
-            waits and later computes its tokens again. No request may be larger than the whole.
+            waits and later computes its tokens again. No request may be larger than the whole. On a CPU its memory is
+            taken when it is first used, and what is kept for reuse fills it in time: say how much it may be where
+            several engines share a machine.
         page_tokens: Tokens of a page, the piece in which the KV cache is taken and reused, at least 1. Smaller pages
             waste less at a generation's end and are reused more exactly; larger ones cost less bookkeeping.
         prefix_reuse: Keep keys and values of generations that ended, as long as nobody needs their pages, and reuse

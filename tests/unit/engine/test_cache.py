@@ -71,6 +71,17 @@ def test_the_end_of_the_least_recently_used_text_goes_first() -> None:
     pool.check_integrity([*free, *old])
 
 
+def test_the_beginning_of_a_text_outlives_its_end(make_sequence: MakeSequence) -> None:
+    cache = KVCacheManager(5, 4)
+    first = make_sequence(20)
+    compute(cache, first)
+    cache.free(first)
+    other = make_sequence(2, output_token_ids=(9,) * 6, stop=StopParams(7))
+    cache.allocate(other)
+    cache.free(other)
+    assert cache.allocate(make_sequence(20)) == 12
+
+
 def test_wrong_content_is_found_by_nobody(make_sequence: MakeSequence) -> None:
     cache = KVCacheManager(20, 4)
     first = make_sequence(11)
