@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from qwire.engine.errors import InvalidRequest
+
 MAX_CONSTRAINT_CHARACTERS = 65_536
 MAX_CHOICES = 1024
 
@@ -42,3 +44,19 @@ class Constraint:
     def field(self) -> str:
         """Where it stands in a `qwire.v1.GenerationSpec`."""
         return f"constraint.{self.kind.value}"
+
+    def check(self) -> None:
+        """Check its size; whether it can be used shows when it is compiled.
+
+        Raises:
+            InvalidRequest: It is empty, or too large.
+        """
+        if self.kind is ConstraintKind.CHOICE:
+            if not 1 <= len(self.choices) <= MAX_CHOICES:
+                raise InvalidRequest(f"{self.field}.choices", f"must be 1 to {MAX_CHOICES}")
+            if not all(self.choices):
+                raise InvalidRequest(f"{self.field}.choices", "must each have at least one character")
+        elif self.kind is not ConstraintKind.JSON_OBJECT and not self.text:
+            raise InvalidRequest(self.field, "must not be empty")
+        if len(self.text) + sum(map(len, self.choices)) > MAX_CONSTRAINT_CHARACTERS:
+            raise InvalidRequest(self.field, f"must have at most {MAX_CONSTRAINT_CHARACTERS} characters")

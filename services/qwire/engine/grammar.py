@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from llguidance import LLMatcher
 
-from qwire.engine.constraint import MAX_CHOICES, MAX_CONSTRAINT_CHARACTERS, Constraint, ConstraintKind
+from qwire.engine.constraint import Constraint, ConstraintKind
 from qwire.engine.errors import InvalidRequest
 
 _LIBRARY = "x-guidance"
@@ -22,7 +22,7 @@ def grammar_of(constraint: Constraint) -> str:
     Raises:
         InvalidRequest: It is empty or too large, or its schema is not a JSON object.
     """
-    _check_size(constraint)
+    constraint.check()
     match constraint.kind:
         case ConstraintKind.JSON_SCHEMA:
             return _json(_schema(constraint))
@@ -34,19 +34,6 @@ def grammar_of(constraint: Constraint) -> str:
             return _lark("start: " + " | ".join(map(_literal, constraint.choices)))
         case ConstraintKind.GRAMMAR:
             return _lark(constraint.text)
-
-
-def _check_size(constraint: Constraint) -> None:
-    field = constraint.field
-    if constraint.kind is ConstraintKind.CHOICE:
-        if not 1 <= len(constraint.choices) <= MAX_CHOICES:
-            raise InvalidRequest(f"{field}.choices", f"There must be 1 to {MAX_CHOICES} choices.")
-        if not all(constraint.choices):
-            raise InvalidRequest(f"{field}.choices", "A choice must not be empty.")
-    elif constraint.kind is not ConstraintKind.JSON_OBJECT and not constraint.text:
-        raise InvalidRequest(field, "It must not be empty.")
-    if len(constraint.text) + sum(map(len, constraint.choices)) > MAX_CONSTRAINT_CHARACTERS:
-        raise InvalidRequest(field, f"It must have at most {MAX_CONSTRAINT_CHARACTERS} characters.")
 
 
 def _schema(constraint: Constraint) -> dict[str, Any]:
