@@ -16,10 +16,12 @@ from qwire.models.checkpoint import Checkpoint
 from qwire.rpc.registry import ServedModel
 from qwire.text.generator import Generator
 from qwire.text.processor import TextProcessor
+from qwire.text.template import ChatTemplate
 from qwire.v1 import generate_pb2, model_pb2, types_pb2
 from qwire.v1.types_pb2 import ChoiceConstraint, GenerationSpec, OutputConstraint
 from tests.contract.edge import CALM, Edge, Stubs, card_of, open_edge, served
 from tests.contract.failure import failure_of
+from tests.contract.thinker import TEMPLATE, chat, tools
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 INVALID = "INVALID_FIELD"
@@ -106,6 +108,19 @@ async def test_what_contradicts_it_is_refused(stubs: Stubs, case: str):
     change(asked.spec)
     failure = await failure_of(stubs.generate.Generate(asked))
     assert failure.fields == {f"spec.{field}": INVALID}
+
+
+async def test_a_conversation_that_leaves_no_room_for_it_is_refused(processor: TextProcessor, engine: FakeEngine):
+    tokenizer = processor._tokenizer  # pyright: ignore[reportPrivateUsage] - which spells `</think>` letter by letter
+    thinking = TextProcessor(tokenizer, ChatTemplate(TEMPLATE.read_text(encoding="utf-8")))
+    constraint = OutputConstraint(regex="a")
+    async with open_edge([await served(thinking, engine)]) as edge:
+        generate = edge.stubs.generate.Generate
+        for spec in (chat(constraint=constraint, tools=tools()), chat(constraint=constraint)):
+            failure = await failure_of(generate(generate_pb2.GenerateRequest(spec=spec)))
+            assert failure.fields == {"spec.constraint": INVALID}
+        silent = chat(constraint=constraint, reasoning=types_pb2.ReasoningOptions(enabled=False))
+        assert await generate(generate_pb2.GenerateRequest(spec=silent))
 
 
 async def test_the_model_says_whether_it_can(stubs: Stubs, processor: TextProcessor):
