@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from qwire.engine.chunk import FinishReason
 from qwire.engine.constraint import Constraint, ConstraintKind
 from qwire.engine.local import LocalEngine
-from qwire.engine.request import SamplingParams, TokenRequest
+from qwire.engine.request import Envelope, SamplingParams, TokenRequest
 from tests.model.constrained import (
     SAMPLED,
     Text,
@@ -27,6 +27,7 @@ from tests.model.constrained import (
     resumed,
     schema,
 )
+from tests.support.log_lines import collected_log_lines
 from tests.support.random_schema import random_schema
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
@@ -123,7 +124,12 @@ async def test_output_is_the_same_alone_batched_preempted_and_resumed_at_every_c
     alone = [await output_of(wide, request) for request in mixed(sampling)]
     assert await asyncio.gather(*(output_of(wide, request) for request in mixed(sampling))) == alone
     narrow = await start_engine(folder, max_running=8, kv_capacity_tokens=80, page_tokens=4)
-    assert await asyncio.gather(*(output_of(narrow, request) for request in mixed(sampling))) == alone
+    crowd = [
+        replace(one, envelope=Envelope(f"{n}-{one.envelope.request_id}")) for n in (1, 2) for one in mixed(sampling)
+    ]
+    with collected_log_lines() as lines:
+        assert await asyncio.gather(*(output_of(narrow, request) for request in crowd)) == alone * 2
+    assert lines.of("generation_preempted")
     for request, (token_ids, reason) in zip(mixed(sampling), alone, strict=True):
         cuts = range(1, len(token_ids))
         rest = await asyncio.gather(
