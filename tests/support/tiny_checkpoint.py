@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
 _TEMPLATE = (
@@ -16,13 +16,17 @@ _TEMPLATE = (
 _CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
-def write_tiny_checkpoint(folder: Path, *, seed: int = 1, context_tokens: int = 4096) -> Path:
+def write_tiny_checkpoint(
+    folder: Path, *, seed: int = 1, context_tokens: int = 4096, corpus: str = "", spare_tokens: int = 0
+) -> Path:
     """Write a random Qwen2 over bytes, one token per byte.
 
     Args:
         folder: Where to; must exist.
         seed: Of the weights: two seeds give two models.
         context_tokens: Its context.
+        corpus: Text whose frequent words become tokens of their own.
+        spare_tokens: Rows of the vocabulary that stand for nothing, as Qwen's have.
 
     Returns:
         The folder.
@@ -31,6 +35,9 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 1, context_tokens: int = 
     tokenizer = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    if corpus:
+        trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, initial_alphabet=alphabet)
+        tokenizer.train_from_iterator([corpus], trainer)
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in _CONTROL])
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), encoding="utf-8")
@@ -38,7 +45,7 @@ def write_tiny_checkpoint(folder: Path, *, seed: int = 1, context_tokens: int = 
     eos = tokenizer.token_to_id("<|im_end|>")
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=tokenizer.get_vocab_size() + spare_tokens,
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,6 +28,11 @@ def generate(
     top_k: Annotated[int | None, typer.Option(help="Keep the k most likely tokens; 0 = all.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same answer.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End where this text appears; may be repeated.")] = None,
+    json_schema: Annotated[
+        Path | None, typer.Option(exists=True, dir_okay=False, help="A file with the JSON Schema that it must match.")
+    ] = None,
+    regex: Annotated[str | None, typer.Option(help="The regular expression that it must match.")] = None,
+    choice: Annotated[list[str] | None, typer.Option(help="It must be this text; may be repeated.")] = None,
     timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the whole generation as JSON, at its end.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Write tokens and times to standard error.")] = False,
@@ -53,6 +59,9 @@ def generate(
         top_k=top_k,
         seed=seed,
         stop_strings=stop,
+        json_schema=None if json_schema is None else _read_file(json_schema),
+        regex=regex,
+        choices=choice or None,
     )
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         stopwatch = Stopwatch()
@@ -68,6 +77,13 @@ def generate(
         write_json(generation)
     if stats:
         typer.echo(stopwatch.describe(generation), err=True)
+
+
+def _read_file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"{path} cannot be read: {error}") from None
 
 
 def _read_standard_input() -> str:

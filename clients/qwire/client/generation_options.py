@@ -90,6 +90,23 @@ class GenerationOptions(TypedDict, total=False):
     reasoning_budget_tokens: int | None
     """The most tokens of thinking; then the model is made to answer. Default: no bound of its own."""
 
+    json_schema: Mapping[str, Any] | str | None
+    """A JSON Schema that the answer, which is JSON, is made to match: parsed, or as text. At most one of this and the
+    next four options; none with tools, ignore_eos or min_output_tokens. Default: any answer. An answer that ends with
+    `FinishReason.END_OF_TURN` matches; one that is cut short is the beginning of one that would."""
+
+    json_object: bool | None
+    """Make the answer a JSON object of any kind. False is refused."""
+
+    regex: str | None
+    """A regular expression that the whole answer is made to match: Rust's notation, without look-around."""
+
+    choices: Sequence[str] | None
+    """Make the answer one of these texts. 1 to 1,024, none empty."""
+
+    grammar: str | None
+    """A context-free grammar that the whole answer is made to match, in llguidance's variant of the Lark notation."""
+
     priority: Priority | None
     """Which generation goes first when the model is busy. Default `Priority.NORMAL`."""
 

@@ -26,6 +26,7 @@ _SAMPLING = (
 )
 _STOP = ("max_output_tokens", "min_output_tokens", "stop_strings", "stop_token_ids", "ignore_eos")
 _OUTPUT = ("token_info", "top_logprobs")
+_CONSTRAINT = ("json_schema", "json_object", "regex", "choices", "grammar")
 _ROLES = {
     Role.SYSTEM: types_pb2.ROLE_SYSTEM,
     Role.USER: types_pb2.ROLE_USER,
@@ -72,6 +73,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
         _set_tools(spec, tools, path)
     reasoning = {"enabled": options.get("reasoning"), "budget_tokens": options.get("reasoning_budget_tokens")}
     _set_reasoning(spec, reasoning, path)
+    _set_constraint(spec, {key: options.get(key) for key in _CONSTRAINT}, path)
     spec.priority = _priority(options.get("priority"), path)
     return spec
 
@@ -174,6 +176,20 @@ def _set_logit_bias(sampling: types_pb2.SamplingOptions, biases: Mapping[int, fl
         raise InvalidRequest.of(path, f"a mapping of token ids is needed, got {type(biases).__name__}")
     for position, (token_id, bias) in enumerate(biases.items()):
         _assign(sampling.logit_bias.add(), f"{path}[{position}]", {"token_id": token_id, "bias": bias})
+
+
+def _set_constraint(spec: types_pb2.GenerationSpec, options: Mapping[str, Any], path: str) -> None:
+    given = {name: value for name, value in options.items() if value is not None}
+    if len(given) > 1:
+        raise InvalidRequest.of(f"{path}.constraint", f"at most one is allowed, got {', '.join(given)}")
+    for name, value in given.items():
+        if name == "choices":
+            spec.constraint.choice.SetInParent()
+            _set(spec.constraint.choice, f"{path}.constraint.choice", name, value)
+        elif name == "json_schema" and isinstance(value, Mapping):
+            _set(spec.constraint, f"{path}.constraint", name, json_text(value, f"{path}.constraint.json_schema"))
+        else:
+            _set(spec.constraint, f"{path}.constraint", name, value)
 
 
 def _priority(priority: Priority | None, path: str) -> types_pb2.Priority.ValueType:

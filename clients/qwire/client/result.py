@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from qwire.client.prompt import ChatMessage, Role
 from qwire.client.started import Started
@@ -171,6 +173,14 @@ class Generation:
     def message(self) -> ChatMessage:
         """The assistant's message, to go on with the conversation: the answer and the calls, without the thinking."""
         return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls)
+
+    def json(self) -> Any:
+        """Return the answer, parsed as JSON: for `json_schema` and `json_object`.
+
+        Raises:
+            ValueError: It is not JSON; with these options, only where it was cut short: see `finished.reason`.
+        """
+        return json.loads(self.text)
 
     @property
     def usage(self) -> Usage:

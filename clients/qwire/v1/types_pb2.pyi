@@ -430,7 +430,7 @@ class ChoiceConstraint(_message.Message):
     CHOICES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def choices(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The allowed outputs. At least one, each non-empty."""
+        """The allowed outputs. 1 to 1,024, each non-empty, of 65,536 characters in all."""
 
     def __init__(
         self,
@@ -447,7 +447,17 @@ Global___ChoiceConstraint: _TypeAlias = ChoiceConstraint  # noqa: Y015
 
 @_typing.final
 class OutputConstraint(_message.Message):
-    """Restricts what the model may say. Needs a model with the matching capability."""
+    """Restricts what the model may say, token by token. Needs a model with the constraints capability.
+
+    A turn can end only where the whole output matches, and ends where nothing can follow: an output that finishes with
+    FINISH_REASON_END_OF_TURN matches. One that is cut short, by max_output_tokens, a stop token or a stop string, is the
+    beginning of one that would. Where the model thinks before it answers, the constraint begins after the thinking, which
+    the model has to end first.
+
+    The constraint comes after every sampling option, which cannot make up for it; log-probabilities are those of the model
+    without it. Not allowed with tools, ignore_eos or min_output_tokens. A constraint that cannot be used, or that turns
+    out too complex, is refused with INVALID_ARGUMENT naming its field; the latter may happen after some output.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -457,13 +467,21 @@ class OutputConstraint(_message.Message):
     CHOICE_FIELD_NUMBER: _builtins.int
     GRAMMAR_FIELD_NUMBER: _builtins.int
     json_schema: _builtins.str
-    """A JSON Schema document (draft 2020-12): the output is JSON that it validates."""
+    """A JSON Schema document (draft 2020-12), an object or true, of at most 65,536 characters: the output is JSON that it
+    validates, with at most 64 characters of white space in a row between its parts. Keywords that cannot be enforced
+    are refused, such as `not`, `uniqueItems`, `if`, most `oneOf`, `format`s without a known pattern, and references
+    to other documents.
+    """
     json_object: _builtins.bool
     """True: the output is any JSON object. False is refused."""
     regex: _builtins.str
-    """A regular expression that the whole output matches."""
+    """A regular expression that the whole output matches, of at most 65,536 characters, in the notation of Rust's regex
+    crate: without look-around and back references; `.` matches all but a line break.
+    """
     grammar: _builtins.str
-    """A context-free grammar in EBNF that the whole output matches."""
+    """A context-free grammar that the whole output matches, of at most 65,536 characters, in llguidance's variant of the
+    Lark notation; it begins with the rule `start`. Not GBNF.
+    """
     @_builtins.property
     def choice(self) -> Global___ChoiceConstraint:
         """The output is one of these strings."""

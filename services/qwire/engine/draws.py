@@ -88,6 +88,7 @@ class Draws:
         # A token goes when those before it have reached p.
         kept = (before < self.top_p * totals) & (torch.arange(places) < self.top_k)
         kept &= scores >= scores[:, :1] + self.log_min_p
+        kept &= scores > -math.inf  # what must not be drawn is no candidate, even where there are fewer than k others
         candidates = kept.sum(dim=-1)
         width = max(1, int(candidates.max()))
         token_ids = ranking.token_ids[:, :width]

@@ -37,6 +37,9 @@ def fake_card(model_id: str = "fake", *, vocabulary_tokens: int = 151_936, conte
 class FakeEngine:
     """Plays scripted tokens at a fixed pace, with the contract of a real engine.
 
+    It follows no constraint, and its card says so unless a test gives it another one: then it plays its script all the
+    same, and what it was asked for is in `requests`.
+
     Args:
         script: Gives each request's output; an end-of-sequence token in it ends the generation. Default: the prompt,
             repeated for ever.

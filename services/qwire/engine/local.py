@@ -16,6 +16,8 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
+from qwire.engine.matcher import Matcher
+from qwire.engine.matcher_factory import MatcherFactory
 from qwire.engine.memory import Memory
 from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
@@ -45,12 +47,15 @@ class LocalEngine:
         loaded: The model.
         card: What it is.
         config: How the engine runs.
+        matchers: Makes the matchers of its constraints.
     """
 
-    def __init__(self, loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> None:
+    def __init__(self, loaded: LoadedModel, card: ModelCard, config: EngineConfig, matchers: MatcherFactory) -> None:
         self._loaded = loaded
         self._card = card
         self._config = config
+        self._matchers = matchers
+        self._preparing: set[str] = set()
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
@@ -75,17 +80,19 @@ class LocalEngine:
             ValueError: The configuration does not fit the device, the model or the memory.
         """
         loaded = await asyncio.to_thread(load_model, checkpoint.folder, checkpoint.source_format, config)
-        return cls(loaded, model_card(checkpoint, loaded, config), config)
+        card = model_card(checkpoint, loaded, config)
+        return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card))
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate the tokens that follow the request's; see `Engine.generate`."""
         self._check_available()
         check_request(request, self._card, self._cache.capacity_tokens)
         request_id = request.envelope.request_id
-        if request_id in self._streams:
+        if request_id in self._streams or request_id in self._preparing:
             raise InvalidRequest("request_id", f"A generation with the id {request_id!r} runs already.")
+        matcher = await self._matcher(request)
         eos_token_ids = frozenset[int]() if request.stop.ignore_eos else self._card.eos_token_ids
-        sequence = Sequence(request, eos_token_ids, next(self._arrivals), time.time_ns())
+        sequence = Sequence(request, eos_token_ids, next(self._arrivals), time.time_ns(), matcher)
         self._steps.submit(sequence)
         stream = self._streams[request_id] = TokenStream(sequence)
         try:
@@ -100,6 +107,9 @@ class LocalEngine:
 
     async def cancel(self, request_id: str) -> bool:
         """End the generation of this id before the next step; False = it is not live."""
+        if request_id in self._preparing:
+            self._preparing.remove(request_id)
+            return True
         failure = GenerationCancelled()
         if not self._steps.abort(request_id, failure):
             return False
@@ -137,6 +147,20 @@ class LocalEngine:
         self._steps.close()
         await self._ended.wait()
         self._steps.join()
+
+    async def _matcher(self, request: TokenRequest) -> Matcher | None:
+        """Return what follows the request's constraint; None = it has none. It can be cancelled meanwhile."""
+        if request.constraint is None:
+            return None
+        request_id = request.envelope.request_id
+        self._preparing.add(request_id)
+        try:
+            matcher = await self._matchers.matcher(request.constraint, request.output_token_ids)
+            if request_id not in self._preparing:
+                raise GenerationCancelled
+        finally:
+            self._preparing.discard(request_id)
+        return matcher
 
     def _check_available(self) -> None:
         if self._ended.is_set():

@@ -49,6 +49,7 @@ class ModelCard:
         quantization: How the weights are held.
         weights_sha256: Digest of the weights manifest, hexadecimal.
         tokenizer_sha256: Digest of the tokenizer file, hexadecimal.
+        constraints: Whether an output can be made to match a constraint.
     """
 
     model_id: str
@@ -64,6 +65,7 @@ class ModelCard:
     quantization: QuantizationFacts
     weights_sha256: str = ""
     tokenizer_sha256: str = ""
+    constraints: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,8 @@ class Engine(Protocol):
         no token is ever lost and a slow consumer never slows the engine.
 
         Raises (at the first step of the iteration, or where it happens):
-            InvalidRequest: A token id is not in the vocabulary, or the token lists are of impossible length.
+            InvalidRequest: A token id is not in the vocabulary, or the token lists are of impossible length; or the
+                constraint cannot be used, which may turn out late.
             ContextLengthExceeded: Prompt and `max_output_tokens` exceed the context.
             CapacityExceeded: They exceed the KV cache.
             QueueFull: The waiting queue is at its bound.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from qwire.engine.constraint import Constraint
+
 MAX_TOP_LOGPROBS = 20
 MAX_LOGIT_BIASES = 300
 MAX_LOGIT_BIAS = 100
@@ -86,6 +88,8 @@ class TokenRequest:
             generated and reported. Fewer than `stop.max_output_tokens`.
         top_logprobs: Report log-probabilities: of each output token and of this many most likely ones at its position;
             range [0, 20]. None = report none.
+        constraint: What the output must match; not with `stop.min_output_tokens` or `stop.ignore_eos`, which would have
+            it go on where nothing may follow. None = anything.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -94,3 +98,4 @@ class TokenRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     output_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
+    constraint: Constraint | None = None

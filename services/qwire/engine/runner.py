@@ -29,7 +29,7 @@ class ModelRunner:
         """Compute a plan that is not empty.
 
         Returns:
-            The drawn token of each of `plan.sampled`; None = its logits were not finite.
+            The drawn token of each of `plan.sampled`; None = none could be drawn.
         """
         hidden = self._forward(plan)
         sampled = plan.sampled

@@ -11,6 +11,7 @@ from qwire.engine.adjustment import adjust
 from qwire.engine.chunk import TokenLogprobs
 from qwire.engine.draws import Draws
 from qwire.engine.logprobs import LogprobReader
+from qwire.engine.masking import mask
 from qwire.engine.ranking import most_likely, rank
 from qwire.engine.request import SamplingParams
 from qwire.engine.sequence import Sequence
@@ -48,14 +49,15 @@ def sample(logits: Tensor, sequences: list[Sequence]) -> list[int | None]:
         sequences: Whose rows they are.
 
     Returns:
-        The tokens; None for each row that is not finite.
+        The tokens; None for each row that is not finite, or whose constraint could not be followed.
     """
     # The sum is NaN or infinite if and only if a logit is: finite logits are far from float32's bound. It is one
     # pass without a mask of the vocabulary's size.
     finite: list[bool] = logits.sum(dim=-1).isfinite().tolist()
     adjust(logits, sequences)
+    mask(logits, sequences)  # last, so that nothing makes up for it
     tokens: list[int | None] = [None] * len(sequences)
-    live = [row for row, is_finite in enumerate(finite) if is_finite]
+    live = [row for row, is_finite in enumerate(finite) if is_finite and not _failed(sequences[row])]
     sampled = [row for row in live if sequences[row].request.sampling.temperature > 0]
     if len(sampled) < len(live):
         likeliest: list[int] = most_likely(logits).tolist()
@@ -101,6 +103,10 @@ def _draw_from_more(row: Tensor, sequence: Sequence) -> int:
     if not choice.settled:
         choice = draws.choose(rank(row, vocabulary))
     return int(choice.token_ids)
+
+
+def _failed(sequence: Sequence) -> bool:
+    return sequence.matcher is not None and sequence.matcher.failure is not None
 
 
 def _places(sampling: SamplingParams, vocabulary: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from qwire.engine.cache import KVCacheManager
-from qwire.engine.errors import DeadlineExceeded, EngineError, NumericalError
+from qwire.engine.errors import DeadlineExceeded, EngineError
 from qwire.engine.sequence import Sequence
 
 
@@ -129,7 +129,7 @@ class Scheduler:
 
         Args:
             plan: The step.
-            token_ids: The drawn token of each of `plan.sampled`; None = its logits were not finite.
+            token_ids: The drawn token of each of `plan.sampled`; None = none could be drawn.
             now_unix_ns: When they were drawn.
         """
         for tokens in plan.scheduled:
@@ -141,7 +141,7 @@ class Scheduler:
                 continue
             if token_id is None:
                 self._cache.forget(sequence)
-                self._fail(sequence, NumericalError())
+                self._fail(sequence, sequence.no_token)
                 continue
             sequence.append(token_id, now_unix_ns)
             if sequence.ended:

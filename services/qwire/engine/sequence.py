@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from qwire.engine.chunk import Finish, FinishReason, Timings
-from qwire.engine.errors import EngineError
+from qwire.engine.errors import EngineError, NumericalError
+from qwire.engine.matcher import Matcher
 from qwire.engine.request import TokenRequest
 
 _ROOT = sha256(b"base model").digest()
@@ -24,6 +25,7 @@ class Sequence:
         eos_token_ids: Tokens that end its turn; empty where the request ignores them.
         arrival: Its place in the order of arrival.
         arrived_unix_ns: When it entered the waiting queue.
+        matcher: Follows its constraint; None = it has none.
         output_token_ids: The output so far, what the request came with included.
         seen: Prompt and output once more, as an array of 64-bit integers: a tensor without a conversion each step.
         computed_tokens: Tokens whose keys and values are in the cache.
@@ -40,6 +42,7 @@ class Sequence:
     eos_token_ids: frozenset[int]
     arrival: int
     arrived_unix_ns: int
+    matcher: Matcher | None = None
     output_token_ids: list[int] = field(init=False)
     seen: array[int] = field(init=False)
     computed_tokens: int = 0
@@ -86,6 +89,12 @@ class Sequence:
     def ended(self) -> bool:
         """Whether nothing is left to do for it."""
         return self.finish is not None or self.failure is not None
+
+    @property
+    def no_token(self) -> EngineError:
+        """Why no token could be drawn for it."""
+        failure = self.matcher and self.matcher.failure
+        return failure or NumericalError()
 
     @property
     def banned_token_ids(self) -> frozenset[int]:

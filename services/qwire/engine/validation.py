@@ -39,6 +39,8 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
         raise InvalidRequest(
             "output.top_logprobs", f"It is {request.top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}."
         )
+    if request.constraint is not None:
+        _check_constraint(request, card)
     needed = prompt_tokens + request.stop.max_output_tokens
     if needed > card.context_tokens:
         raise ContextLengthExceeded(
@@ -48,6 +50,18 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
         )
     if needed > kv_capacity_tokens:
         raise CapacityExceeded(needed, kv_capacity_tokens)
+
+
+def _check_constraint(request: TokenRequest, card: ModelCard) -> None:
+    constraint = request.constraint
+    if not card.constraints:
+        raise InvalidRequest("constraint", "This model follows no constraints.")
+    if request.stop.ignore_eos:
+        raise InvalidRequest("stop.ignore_eos", "It must be false with a constraint, where nothing may follow the end.")
+    if request.stop.min_output_tokens > 0:
+        raise InvalidRequest("stop.min_output_tokens", "It must be 0 with a constraint, which alone says what may end.")
+    if constraint is not None and constraint.after_token_id is not None:
+        _check_token_ids("constraint", (constraint.after_token_id,), card)
 
 
 def _check_token_ids(field: str, token_ids: Iterable[int], card: ModelCard) -> None:

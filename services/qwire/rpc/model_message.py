@@ -32,7 +32,12 @@ def model_message(model: ServedModel) -> pb.Model:
         ),
         # What is not named here is refused by `qwire.rpc.spec`, field by field.
         capabilities=pb.ModelCapabilities(
-            chat=abilities.chat, reasoning=abilities.thinking, tools=abilities.tools, logprobs=True, resume=True
+            chat=abilities.chat,
+            reasoning=abilities.thinking,
+            tools=abilities.tools,
+            constraints=card.constraints,
+            logprobs=True,
+            resume=True,
         ),
         quantization=pb.Quantization(
             method=_METHODS.get(quantization.method, pb.QUANTIZATION_METHOD_UNSPECIFIED),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qwire.engine.constraint import Constraint
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Envelope
+from qwire.rpc.constraint import constraint_of
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.prompt import PromptConverter
 from qwire.text.abilities import TextAbilities
@@ -59,6 +61,7 @@ class SpecConverter:
         stop = self._stop()
         resume = self._resume(stop)
         top_logprobs = self._top_logprobs()
+        constraint = self._constraint()
         priority = self._priority()
         self._checker.raise_if_any()
         return GenerationRequest(
@@ -69,14 +72,28 @@ class SpecConverter:
             resume=resume,
             top_logprobs=top_logprobs,
             reasoning_budget_tokens=self._budget_tokens(),
+            constraint=constraint,
         )
 
     def _refuse_unsupported(self) -> None:
         spec, path = self._spec, self._path
-        if spec.HasField("constraint"):
-            self._checker.unsupported(f"{path}.constraint", "the model has no constraints capability")
         if spec.adapter:
             self._checker.unsupported(f"{path}.adapter", "the model has no adapters capability")
+
+    def _constraint(self) -> Constraint | None:
+        spec, path, check = self._spec, self._path, self._checker
+        if not spec.HasField("constraint"):
+            return None
+        if not self._card.constraints:
+            check.unsupported(f"{path}.constraint", "the model has no constraints capability")
+            return None
+        if spec.HasField("tools"):
+            check.refuse(f"{path}.constraint", "is not allowed with tools: a call would have to match it, too")
+        if spec.stop.ignore_eos:
+            check.refuse(f"{path}.stop.ignore_eos", "must be false with a constraint: nothing may follow its end")
+        if spec.stop.min_output_tokens:
+            check.refuse(f"{path}.stop.min_output_tokens", "must be 0 with a constraint, which says what may end where")
+        return constraint_of(check, spec.constraint, path)
 
     def _top_logprobs(self) -> int | None:
         options, path, check = self._spec.output, f"{self._path}.output", self._checker

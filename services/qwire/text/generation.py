@@ -31,6 +31,15 @@ class ModelEnds:
     turn: AbstractSet[int]
     thinking: tuple[int, ...] = ()
 
+    def up_to(self, token_id: int | None) -> ModelEnds:
+        """Return the same, with nothing after this token where it is one of those that end the thinking.
+
+        What follows has to match a constraint.
+        """
+        if token_id not in self.thinking:
+            return self
+        return replace(self, thinking=self.thinking[: self.thinking.index(token_id) + 1])
+
 
 @dataclass(frozen=True, slots=True)
 class _Ending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import EngineUnavailable
@@ -77,7 +78,7 @@ class Generator:
             EngineError: Whatever the engine raises; EngineUnavailable where it ends without saying why.
         """
         prompt_token_ids = await self._encode(request.prompt)
-        token_request = self._resolver.resolve(request, prompt_token_ids)
+        token_request = self._resolve(request, prompt_token_ids)
         generation = self._generation(request, token_request)
         started: Started | None = Started(
             len(prompt_token_ids), token_request.sampling, token_request.stop, request.stop.stop_strings
@@ -119,6 +120,13 @@ class Generator:
                 raise outcome
         return True in found
 
+    def _resolve(self, request: GenerationRequest, prompt_token_ids: Sequence[int]) -> TokenRequest:
+        resolved = self._resolver.resolve(request, prompt_token_ids)
+        if request.constraint is None:
+            return resolved
+        constraint = self._processor.constrained(request.constraint, request.prompt, prompt_token_ids)
+        return replace(resolved, constraint=constraint)
+
     def _generation(self, request: GenerationRequest, token_request: TokenRequest) -> Generation:
         output = self._processor.output_text(
             request.stop.stop_strings,
@@ -126,7 +134,10 @@ class Generator:
             splitter=self._processor.splitter(request.prompt, token_request.prompt_token_ids),
             budget_tokens=request.reasoning_budget_tokens,
         )
-        return Generation(token_request, output, self._ends)
+        ends = self._ends
+        if token_request.constraint is not None:
+            ends = ends.up_to(token_request.constraint.after_token_id)
+        return Generation(token_request, output, ends)
 
     async def _encode(self, prompt: Prompt) -> list[int]:
         characters = self._processor.characters(prompt)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from qwire.engine.constraint import Constraint
 from qwire.engine.errors import InvalidRequest
 from qwire.text.abilities import TextAbilities
 from qwire.text.call_scanner import CALL_OPEN
@@ -66,6 +68,25 @@ class TextProcessor:
         """The tokens that end a thinking which does not end itself."""
         return self._end_of_thinking
 
+    def thinks(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> bool:
+        """Return whether the answer to a prompt is to begin with thinking."""
+        if not isinstance(prompt, ChatPrompt) or prompt.thinking is False or not self.abilities.thinking:
+            return False
+        return not self._tail(prompt_token_ids).endswith(THINK_CLOSE.encode())
+
+    def constrained(self, constraint: Constraint, prompt: Prompt, prompt_token_ids: Sequence[int]) -> Constraint:
+        """Return the constraint of the answer to a prompt, which begins after its thinking.
+
+        Raises:
+            InvalidRequest: The model thinks, and no single token tells where it stops.
+        """
+        if not self.thinks(prompt, prompt_token_ids):
+            return constraint
+        close = self._tokenizer.encode_rendered(THINK_CLOSE, self._tokenizer.control.marker([]))
+        if len(close) != 1:
+            raise InvalidRequest("constraint", "is not possible where this model thinks; turn reasoning off")
+        return replace(constraint, after_token_id=close[0])
+
     @property
     def vocabulary_tokens(self) -> int:
         """One more than the highest token id that stands for something."""
@@ -120,10 +141,12 @@ class TextProcessor:
         if not isinstance(prompt, ChatPrompt):
             return OutputSplitter()
         thinking = self.abilities.thinking
-        token_bytes = self._tokenizer.token_bytes
-        tail = b"".join(token_bytes[token_id] for token_id in prompt_token_ids[-_TAIL_TOKENS:])
-        opened = thinking and tail.rstrip().endswith(THINK_OPEN.encode())
+        opened = thinking and self._tail(prompt_token_ids).endswith(THINK_OPEN.encode())
         return OutputSplitter(thinking=thinking, opened=opened, tools=[tool.name for tool in prompt.tools])
+
+    def _tail(self, prompt_token_ids: Sequence[int]) -> bytes:
+        token_bytes = self._tokenizer.token_bytes
+        return b"".join(token_bytes[token_id] for token_id in prompt_token_ids[-_TAIL_TOKENS:]).rstrip()
 
     def _encode_chat(self, prompt: ChatPrompt) -> list[int]:
         if self._template is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
+from qwire.engine.constraint import Constraint
 from qwire.engine.request import Envelope
 from qwire.text.tool import PastCall, TextMap, Tool
 
@@ -141,6 +142,7 @@ class GenerationRequest:
         resume: Go on after output that exists; None = a new generation.
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
+        constraint: What the answer must match, thinking aside; None = anything.
     """
 
     prompt: Prompt
@@ -150,3 +152,4 @@ class GenerationRequest:
     resume: ResumePoint | None = None
     top_logprobs: int | None = None
     reasoning_budget_tokens: int | None = None
+    constraint: Constraint | None = None

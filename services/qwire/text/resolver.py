@@ -73,7 +73,15 @@ class RequestResolver:
             self._check_resume(resumed, stop)
             if sampling.temperature > 0 and request.sampling.seed is None:
                 raise InvalidRequest("sampling.seed", "is required to resume a sampled generation")
-        return TokenRequest(tuple(prompt_token_ids), request.envelope, stop, sampling, resumed, request.top_logprobs)
+        return TokenRequest(
+            tuple(prompt_token_ids),
+            request.envelope,
+            stop,
+            sampling,
+            resumed,
+            request.top_logprobs,
+            request.constraint,
+        )
 
     def _stop(self, options: StopOptions, prompt_tokens: int) -> StopParams:
         card = self._card

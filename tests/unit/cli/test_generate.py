@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import grpc
 import pytest
 
 from qwire.client.testing import Answer, Failure, FakeServer
+from qwire.v1 import types_pb2
 
 from .conftest import Run, spec_of
 
@@ -123,3 +125,27 @@ def test_thinking_alone_ends_its_line(run: Run) -> None:
         assert spec.reasoning.HasField("enabled")
         assert not spec.reasoning.enabled
     assert (result.stdout, result.stderr) == ("", "let me see\n")
+
+
+def test_constraints_reach_the_request(run: Run, tmp_path: Path) -> None:
+    schema = tmp_path / "schema.json"
+    schema.write_text('{"type": "null"}', encoding="utf-8")
+    broken = tmp_path / "broken.json"
+    broken.write_bytes(b"\xff")
+    with FakeServer() as server:
+        for options, expected in (
+            (["--json-schema", str(schema)], types_pb2.OutputConstraint(json_schema='{"type": "null"}')),
+            (["--regex", "a+"], types_pb2.OutputConstraint(regex="a+")),
+            (
+                ["--choice", "A", "--choice", "B b"],
+                types_pb2.OutputConstraint(choice=types_pb2.ChoiceConstraint(choices=["A", "B b"])),
+            ),
+        ):
+            position = len(server.calls_of("StreamGenerate"))
+            assert run("generate", "hi", *options, "--server", server.target).exit_code == 0
+            assert spec_of(server, position).constraint == expected
+        calls = len(server.calls)
+        assert run("generate", "hi", "--json-schema", str(broken), "--server", server.target).exit_code == 2
+        assert run("generate", "hi", "--json-schema", "nowhere", "--server", server.target).exit_code == 2
+        assert run("generate", "hi", "--regex", "a", "--choice", "b", "--server", server.target).exit_code == 1
+        assert len(server.calls) == calls

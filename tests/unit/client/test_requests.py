@@ -102,6 +102,7 @@ def test_every_option_reaches_its_field() -> None:
     sent["logit_bias"] = {one.token_id: one.bias for one in spec.sampling.logit_bias}
     assert sent == {name: value for name, value in options.items() if name != "model"}
     elsewhere = {"system", "priority", "tools", "reasoning", "reasoning_budget_tokens"}
+    elsewhere |= {"json_schema", "json_object", "regex", "choices", "grammar"}
     assert set(options) | elsewhere == set(GenerationOptions.__annotations__)
 
 

@@ -42,6 +42,9 @@ def blocking(client: Client) -> None:
     client.generate(TextPrompt("a"))
     client.generate(TokenPrompt([1]))
     client.generate("hi", tools=[Tool("f")], reasoning=True, reasoning_budget_tokens=9)
+    client.generate("hi", json_schema={"type": "object"})
+    client.generate("hi", choices=["a", "b"], regex=None)
+    client.generate("hi", choices=[1])  # pyright: ignore[reportArgumentType]
     client.generate("hi", tools=["f"])  # pyright: ignore[reportArgumentType]
     client.generate(5)  # pyright: ignore[reportArgumentType]
     client.generate("hi", temprature=1)  # pyright: ignore[reportCallIssue]

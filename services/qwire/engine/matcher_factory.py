@@ -1,0 +1,62 @@
+"""Makes the matchers of requests, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+from llguidance import LLTokenizer
+
+from qwire.engine.constraint import Constraint
+from qwire.engine.errors import InvalidRequest
+from qwire.engine.matcher import Matcher
+from qwire.engine.protocol import ModelCard
+
+_COMPILE_S = 10.0
+"""The library's limits end nearly every compilation within a second."""
+
+
+class MatcherFactory:
+    """Makes matchers over one model's vocabulary. Belongs to one event loop.
+
+    The vocabulary is read when the first constraint comes, which takes about a second for Qwen's.
+
+    Args:
+        tokenizer_file: The checkpoint's tokenizer.json.
+        card: The model, with end-of-sequence tokens.
+    """
+
+    def __init__(self, tokenizer_file: Path, card: ModelCard) -> None:
+        self._tokenizer_file = tokenizer_file
+        self._card = card
+        # One thread of its own: grammars that take long delay only one another.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qwire-grammar")
+
+    async def matcher(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
+        """Return a matcher that stands after the output that its request came with.
+
+        Raises:
+            InvalidRequest: The constraint cannot be used, or took too long; or the output does not match it.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_COMPILE_S):
+                return await loop.run_in_executor(self._thread, self._make, constraint, output_token_ids)
+        except TimeoutError:
+            raise InvalidRequest(constraint.field, f"It was not compiled within {_COMPILE_S:g} s.") from None
+
+    def _make(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
+        matcher = Matcher(constraint, self._tokenizer, self._card.eos_token_ids)
+        if matcher.mask(output_token_ids) is None:
+            raise InvalidRequest("resume.output_token_ids", "The output does not match the constraint.")
+        return matcher
+
+    @cached_property
+    def _tokenizer(self) -> LLTokenizer:
+        return LLTokenizer(
+            self._tokenizer_file.read_text(encoding="utf-8"),
+            n_vocab=self._card.vocabulary_tokens,
+            eos_token=sorted(self._card.eos_token_ids),
+        )

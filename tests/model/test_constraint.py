@@ -1,0 +1,190 @@
+"""Outputs match their constraints whatever the weights, and constraints change nothing for others."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from qwire.engine.chunk import FinishReason
+from qwire.engine.constraint import Constraint, ConstraintKind
+from qwire.engine.local import LocalEngine
+from qwire.engine.request import SamplingParams, TokenRequest
+from tests.model.constrained import (
+    SAMPLED,
+    Text,
+    asking,
+    choice,
+    grammar,
+    output_of,
+    regex,
+    resumed,
+    schema,
+)
+from tests.support.random_schema import random_schema
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
+
+pytestmark = pytest.mark.model
+
+StartEngine = Callable[..., Awaitable[LocalEngine]]
+GREEDY = SamplingParams()
+SAMPLINGS = [
+    GREEDY,
+    SAMPLED,
+    SamplingParams(temperature=10.0, top_k=20, seed=1),
+    SamplingParams(temperature=10.0, seed=2),
+    SamplingParams(temperature=10.0, min_p=0.01, repetition_penalty=2.0, seed=3),
+]
+PERSON = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": "^[A-Z][a-z]{1,8}$"},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+        "tags": {"type": "array", "items": {"enum": ["red", "green"]}, "maxItems": 2},
+    },
+    "required": ["name", "age", "tags"],
+    "additionalProperties": False,
+}
+CONSTRAINTS = [
+    schema(PERSON),
+    regex(r"(\d{2}-){3}[a-f]+(x|yz)"),
+    choice("yes", "no", 'yes, but "not" / now', "né 😀\n"),
+    grammar('start: sum\nsum: NUMBER | sum "+" NUMBER\nNUMBER: /[1-9][0-9]{0,2}/'),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Words of JSON are tokens, and some rows of the vocabulary stand for nothing."""
+    corpus = json.dumps([random_schema(seed) for seed in range(20)]) + '{"a": 1, "b": [true, null]}' * 50
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("constrained"), corpus=corpus, spare_tokens=21)
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> Text:
+    return Text(folder)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_answers_to_random_schemas_are_valid(
+    folder: Path, text: Text, start_engine: StartEngine, sampling: SamplingParams
+):
+    engine = await start_engine(folder, max_running=32, max_waiting=500)
+    schemas = [random_schema(seed) for seed in range(200)]
+    outputs = await asyncio.gather(
+        *(output_of(engine, asking(f"{index}-schema", schema(one), sampling)) for index, one in enumerate(schemas))
+    )
+    ended = 0
+    for one, (token_ids, reason) in zip(schemas, outputs, strict=True):
+        if reason is FinishReason.END_OF_TURN:
+            ended += 1
+            Draft202012Validator(one).validate(json.loads(text.read(token_ids)))
+    assert ended >= 190, ended
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+async def test_every_kind_is_matched_whatever_the_sampling(
+    folder: Path, text: Text, start_engine: StartEngine, sampling: SamplingParams
+):
+    engine = await start_engine(folder, max_running=8)
+    requests = [asking(f"kind-{index}", one, sampling) for index, one in enumerate(CONSTRAINTS)]
+    requests.append(asking("any-object", Constraint(ConstraintKind.JSON_OBJECT), sampling))
+    outputs = await asyncio.gather(*(output_of(engine, request) for request in requests))
+    texts = [text.read(token_ids) for token_ids, _ in outputs]
+    reasons = [reason for _, reason in outputs]
+    person, pattern, chosen, total, anything = texts
+    if reasons[0] is FinishReason.END_OF_TURN:
+        Draft202012Validator(PERSON).validate(json.loads(person))
+    if reasons[1] is FinishReason.END_OF_TURN:
+        assert re.fullmatch(CONSTRAINTS[1].text, pattern)
+    assert reasons[2] is FinishReason.END_OF_TURN
+    assert chosen in CONSTRAINTS[2].choices
+    assert re.fullmatch(r"[1-9]\d{0,2}(\+[1-9]\d{0,2})*\+?", total)
+    assert anything.startswith("{")
+    if reasons[4] is FinishReason.END_OF_TURN:
+        assert isinstance(json.loads(anything), dict)
+
+
+def mixed(sampling: SamplingParams) -> list[TokenRequest]:
+    return [asking(f"mixed-{index}", one, sampling, 60) for index, one in enumerate(CONSTRAINTS)]
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_output_is_the_same_alone_batched_preempted_and_resumed_at_every_cut(
+    folder: Path, start_engine: StartEngine, sampling: SamplingParams
+):
+    wide = await start_engine(folder, max_running=8)
+    alone = [await output_of(wide, request) for request in mixed(sampling)]
+    assert await asyncio.gather(*(output_of(wide, request) for request in mixed(sampling))) == alone
+    narrow = await start_engine(folder, max_running=8, kv_capacity_tokens=80, page_tokens=4)
+    assert await asyncio.gather(*(output_of(narrow, request) for request in mixed(sampling))) == alone
+    for request, (token_ids, reason) in zip(mixed(sampling), alone, strict=True):
+        cuts = range(1, len(token_ids))
+        rest = await asyncio.gather(
+            *(
+                output_of(wide, replace(resumed(request, token_ids[:cut]), envelope=asking(f"{cut}", None).envelope))
+                for cut in cuts
+            )
+        )
+        assert rest == [(token_ids[cut:], reason) for cut in cuts]
+
+
+async def test_free_batch_mates_are_not_touched(folder: Path, start_engine: StartEngine):
+    engine = await start_engine(folder, max_running=16)
+    free = [asking(f"free-{index}", None, one, 40) for index, one in enumerate(SAMPLINGS)]
+    alone = await asyncio.gather(*(output_of(engine, request) for request in free))
+    together = await asyncio.gather(*(output_of(engine, request) for request in [*free, *mixed(SAMPLED)]))
+    assert together[: len(free)] == alone
+
+
+async def test_probabilities_are_those_of_the_model_without_its_constraint(folder: Path, start_engine: StartEngine):
+    engine = await start_engine(folder)
+    request = replace(asking("logprobs", choice("yes", "no")), top_logprobs=3)
+    chunks = [chunk async for chunk in engine.generate(request)]
+    first = chunks[0].logprobs[0]
+    free = replace(asking("logprobs", None, output=1), top_logprobs=3)
+    (expected,) = [chunk async for chunk in engine.generate(free)]
+    assert first.top == expected.logprobs[0].top
+    assert first.logprob < first.top[0][1]
+
+
+async def test_a_limit_within_the_constraint_cuts_the_output(folder: Path, start_engine: StartEngine):
+    engine = await start_engine(folder)
+    whole, _ = await output_of(engine, asking("limit", schema(PERSON), SAMPLED))
+    cut, reason = await output_of(engine, asking("limit", schema(PERSON), SAMPLED, 5))
+    assert (cut, reason) == (whole[:5], FinishReason.LENGTH)
+
+
+async def test_a_constraint_begins_after_its_token(folder: Path, text: Text, start_engine: StartEngine):
+    engine = await start_engine(folder, max_running=4)
+    free, _ = await output_of(engine, asking("thinking", None, SAMPLED, 40))
+    (eos,) = (await engine.card()).eos_token_ids
+    begin = next(token_id for token_id in free if token_id != eos)
+    constraint = replace(choice("yes", "no"), after_token_id=begin)
+    request = asking("thinking", constraint, SAMPLED)
+    token_ids, reason = await output_of(engine, request)
+    start = token_ids.index(begin) + 1
+    assert token_ids[: start - 1] == free[: start - 1]
+    assert reason is FinishReason.END_OF_TURN
+    assert text.read(token_ids[start:]) in ("yes", "no")
+    for cut in range(1, len(token_ids)):
+        assert (await output_of(engine, resumed(request, token_ids[:cut])))[0] == token_ids[cut:]
+
+
+async def test_a_turn_does_not_end_before_the_constraint_begins(folder: Path, start_engine: StartEngine):
+    engine = await start_engine(folder)
+    card = await engine.card()
+    (eos,) = card.eos_token_ids
+    eager = SamplingParams(logit_bias=((eos, 100.0),))
+    never = replace(choice("yes"), after_token_id=card.vocabulary_tokens - 1)
+    token_ids, reason = await output_of(engine, asking("never", never, eager, 20))
+    assert (len(token_ids), reason) == (20, FinishReason.LENGTH)
+    assert eos not in token_ids
+    bare, _ = await output_of(engine, asking("never", None, eager, 20))
+    assert bare[-1] == eos

@@ -1,0 +1,70 @@
+"""A constraint is on the answer: it begins after the thinking, where there is any."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from qwire.engine.constraint import Constraint, ConstraintKind
+from qwire.engine.fake import FakeEngine
+from qwire.engine.protocol import ModelCard
+from qwire.engine.request import Envelope, TokenRequest
+from qwire.text.event import Delta, GenerationEvent
+from qwire.text.generator import Generator
+from qwire.text.processor import TextProcessor
+from qwire.text.request import ChatMessage, ChatPrompt, GenerationRequest, Prompt, Role, TextPrompt
+from qwire.text.splitter import Channel
+
+ASK = ChatPrompt((ChatMessage(Role.USER, "Hello"),))
+CHOICE = Constraint(ConstraintKind.CHOICE, choices=("yes", "no"))
+
+
+async def asked(
+    processor: TextProcessor, card: ModelCard, prompt: Prompt, said: list[int], budget: int | None = None
+) -> tuple[list[TokenRequest], list[GenerationEvent]]:
+    """Return what the engine was asked for, and what came of it."""
+
+    def script(request: TokenRequest) -> list[int]:
+        given = list(request.output_token_ids)
+        return said if given == said[: len(given)] else [*given, *said[-2:]]
+
+    engine = FakeEngine(script, card=replace(card, constraints=True, context_tokens=512))
+    generator = Generator(processor, engine, await engine.card())
+    request = GenerationRequest(prompt, Envelope("a"), constraint=CHOICE, reasoning_budget_tokens=budget)
+    return engine.requests, [event async for event in generator.stream(request)]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "thinks"),
+    [
+        (ASK, True),
+        (replace(ASK, thinking=True), True),
+        (replace(ASK, thinking=False), False),
+        (TextPrompt("Hello"), False),
+    ],
+)
+async def test_it_waits_for_the_end_of_thinking_where_the_model_thinks(
+    thinker: TextProcessor, card: ModelCard, control_ids: dict[str, int], prompt: Prompt, *, thinks: bool
+):
+    (request,), _ = await asked(thinker, card, prompt, [control_ids["<|im_end|>"]])
+    assert request.constraint == replace(CHOICE, after_token_id=control_ids["</think>"] if thinks else None)
+
+
+async def test_a_model_that_does_not_think_begins_at_once(
+    processor: TextProcessor, card: ModelCard, control_ids: dict[str, int]
+):
+    (request,), _ = await asked(processor, card, ASK, [control_ids["<|im_end|>"]])
+    assert request.constraint == CHOICE
+
+
+async def test_a_spent_budget_puts_nothing_in_front_of_the_answer(
+    thinker: TextProcessor, card: ModelCard, control_ids: dict[str, int]
+):
+    (answer,) = thinker.encode(TextPrompt("y"))
+    said = [control_ids["<think>"], *[answer] * 9, answer, control_ids["<|im_end|>"]]
+    requests, events = await asked(thinker, card, ASK, said, budget=4)
+    assert [request.constraint for request in requests] == [requests[0].constraint] * 2
+    assert requests[1].output_token_ids[-1] == control_ids["</think>"]
+    text = [event.text for event in events if isinstance(event, Delta) and event.channel is Channel.TEXT]
+    assert "".join(text) == "y"
