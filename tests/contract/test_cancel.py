@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import AsyncGenerator
 from dataclasses import replace
@@ -143,6 +144,11 @@ async def test_an_engine_that_ignores_the_deadline_does_not_hold_the_call(proces
     assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "DEADLINE")
 
 
+def said_of_calls(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what was logged, but for exporters that an earlier test left without a collector: they give up later."""
+    return [record for record in caplog.records if not record.name.startswith("opentelemetry.")]
+
+
 async def test_200_random_cancels_leave_nothing_behind(processor: TextProcessor, caplog: pytest.LogCaptureFixture):
     engine = FakeEngine(card=card_of(processor), step_s=0.001, max_running=4, max_waiting=300)
     choose = random.Random(7)  # noqa: S311 - no secret
@@ -158,7 +164,7 @@ async def test_200_random_cancels_leave_nothing_behind(processor: TextProcessor,
         await until(lambda: edge.server.open_streams == 0)
         await until(lambda: sorted(engine.started) == sorted(engine.ended))
         await until(lambda: len(asyncio.all_tasks()) <= before + 2)
-    assert not caplog.records, "a caller that goes is no error"
+    assert not said_of_calls(caplog), "a caller that goes is no error"
 
 
 async def test_a_caller_that_stops_reading_and_goes_frees_the_engine(
@@ -176,4 +182,4 @@ async def test_a_caller_that_stops_reading_and_goes_frees_the_engine(
         call.cancel()
         await until(lambda: first.started.generation_id in engine.ended)
         await until(lambda: edge.server.open_streams == 0)
-    assert not caplog.records
+    assert not said_of_calls(caplog)

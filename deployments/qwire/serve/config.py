@@ -42,6 +42,9 @@ class ReplicaSettings(_Settings):
     """CPUs that Ray reserves for each replica. Does not bound its threads; `engine.threads` does."""
     stall_timeout_s: float = Field(default=120.0, gt=0)
     """A replica whose engine has work but takes no step for this long is restarted, seconds."""
+    failover_timeout_s: float = Field(default=60.0, ge=0)
+    """How long a generation whose replica is lost looks for another one without getting a token, seconds, within its
+    deadline; it goes on where it was. 0 = it ends with UNAVAILABLE at once."""
     stream_interval_s: float = Field(default=0.02, ge=0)
     """Least time between two messages of one stream from a replica to a gateway, seconds; tokens in between share a
     message. The first token never waits. 0 = a message per step."""

@@ -35,7 +35,10 @@ class Gateway:
         self._server = GatewayServer(registry, config.gateway.server, self._telemetry)
         port = await self._server.start()
         log.info("gateway_listening", host=config.gateway.server.host, port=port)
-        engines = {model.served_id: RemoteEngine(ReplicaHandle(replicas[model.served_id])) for model in config.models}
+        engines = {
+            model.served_id: RemoteEngine(ReplicaHandle(replicas[model.served_id]), model.replicas.failover_timeout_s)
+            for model in config.models
+        }
         self._attaching = asyncio.gather(
             *(attach(registry, model, engines[model.served_id], cache_dir) for model in config.models)
         )

@@ -3,37 +3,75 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
 from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.serve.handle import ReplicaHandle
+from qwire.serve.patience import Patience
+from qwire.telemetry.logging import get_logger
+
+log = get_logger(__name__)
 
 _CONTROL_TIMEOUT_S = 10.0
 
 
 class RemoteEngine:
-    """Spreads requests over the replicas of one model.
+    """Spreads requests over the replicas of one model. A generation whose replica is lost goes on at another one.
 
     Args:
         replicas: The way to them.
+        failover_timeout_s: How long a lost generation may look for a replica without getting a token, seconds; 0 = it
+            ends with EngineUnavailable at once.
     """
 
-    def __init__(self, replicas: ReplicaHandle) -> None:
+    def __init__(self, replicas: ReplicaHandle, failover_timeout_s: float) -> None:
         self._replicas = replicas
+        self._failover_timeout_s = failover_timeout_s
         self._card: ModelCard | None = None
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
-        """Generate on the replica with the least to do. See `Engine.generate`."""
+        """Generate on the replica with the least to do. See `Engine.generate`.
+
+        Where that one is lost, another one is asked to go on from the tokens that came so far. Since a token is a
+        function of what is before it, the consumer notices nothing but the time.
+        """
+        emitted = list(request.output_token_ids)
+        patience = Patience(self._failover_timeout_s, request.envelope.deadline_unix_ns)
+        while True:
+            try:
+                async with aclosing(
+                    self._attempt(replace(request, output_token_ids=tuple(emitted)), patience.left_s)
+                ) as chunks:
+                    async for chunk in chunks:
+                        emitted += chunk.token_ids
+                        patience.renew()
+                        yield chunk
+                        if chunk.finish is not None:
+                            return
+            except EngineUnavailable as lost:
+                await patience.wait(lost)
+                request_id, tokens = request.envelope.request_id, len(emitted)
+                log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
+
+    async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
         async with aclosing(self._replicas.stream("generate", request)) as chunks:
-            yield await _first(chunks, request.envelope.deadline_unix_ns)
+            try:
+                yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
+            except InvalidRequest as error:
+                # Its last replica lives after all, and has not noticed yet that nobody listens there.
+                if error.field == "request_id":
+                    raise EngineUnavailable from error
+                raise
             async for chunk in chunks:
                 yield chunk
+        raise EngineUnavailable  # it ended without a last chunk
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel on whichever replica runs it.
@@ -61,14 +99,18 @@ class RemoteEngine:
         """Nothing to do: Serve owns the replicas."""
 
 
-async def _first(chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None) -> TokenChunk:
-    """Wait for the first chunk, not beyond the deadline: Serve's router itself waits for a replica without limit."""
-    if deadline_unix_ns is None:
-        return await anext(chunks)
+async def _first(
+    chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, patience_s: float
+) -> TokenChunk:
+    """Wait for the first chunk, within the deadline and the patience: Serve's router waits for a replica for ever."""
+    deadline_s = math.inf if deadline_unix_ns is None else (deadline_unix_ns - time.time_ns()) / 1e9
+    limit_s = min(deadline_s, patience_s)
     try:
-        return await asyncio.wait_for(anext(chunks), (deadline_unix_ns - time.time_ns()) / 1e9)
+        return await asyncio.wait_for(anext(chunks), None if limit_s == math.inf else limit_s)
+    except StopAsyncIteration:
+        raise EngineUnavailable from None
     except TimeoutError:
-        raise DeadlineExceeded from None
+        raise DeadlineExceeded if deadline_s <= patience_s else EngineUnavailable from None
 
 
 def _together(stats: Sequence[EngineStats]) -> EngineStats:

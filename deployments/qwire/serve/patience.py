@@ -1,0 +1,51 @@
+"""How long a gateway goes on looking for a replica after it lost one."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
+
+_FIRST_WAIT_S = 0.1
+_LONGEST_WAIT_S = 2.0
+
+
+class Patience:
+    """Waits before each new attempt, longer each time; progress renews it.
+
+    Args:
+        timeout_s: How long without progress, seconds; 0 = none at all.
+        deadline_unix_ns: When the answer is worth nothing any more; None = never.
+    """
+
+    def __init__(self, timeout_s: float, deadline_unix_ns: int | None) -> None:
+        self._timeout_s = timeout_s
+        self._deadline_unix_ns = deadline_unix_ns
+        self.renew()
+
+    def renew(self) -> None:
+        """Note progress."""
+        self._lost_at: float | None = None
+        self._wait_s = _FIRST_WAIT_S
+
+    @property
+    def left_s(self) -> float:
+        """How long a first token may take from now on, seconds: without limit while nothing is lost."""
+        return math.inf if self._lost_at is None else self._lost_at + self._timeout_s - time.monotonic()
+
+    async def wait(self, lost: EngineUnavailable) -> None:
+        """Wait before the next attempt.
+
+        Raises:
+            EngineUnavailable: What was lost, where it is not worth another attempt.
+            DeadlineExceeded: The deadline would pass meanwhile.
+        """
+        self._lost_at = self._lost_at or time.monotonic()
+        if self._wait_s > self.left_s:
+            raise lost
+        if self._deadline_unix_ns is not None and time.time_ns() + self._wait_s * 1e9 >= self._deadline_unix_ns:
+            raise DeadlineExceeded from lost
+        await asyncio.sleep(self._wait_s)
+        self._wait_s = min(2 * self._wait_s, _LONGEST_WAIT_S)

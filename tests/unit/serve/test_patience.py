@@ -1,0 +1,50 @@
+"""How long a lost generation looks for another replica."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
+from qwire.serve.patience import Patience
+
+LOST = EngineUnavailable(2.0)
+
+
+async def test_without_a_timeout_what_was_lost_is_told_at_once():
+    with pytest.raises(EngineUnavailable) as caught:
+        await Patience(0.0, None).wait(LOST)
+    assert caught.value is LOST
+
+
+async def test_attempts_are_spaced_and_end_with_the_timeout():
+    patience, waits = Patience(0.8, None), list[float]()
+
+    async def go_on() -> None:
+        while True:
+            before = time.monotonic()
+            await patience.wait(LOST)
+            waits.append(time.monotonic() - before)
+
+    with pytest.raises(EngineUnavailable):
+        await go_on()
+    assert 1 <= len(waits) <= 4
+    assert all(wait > 0.09 * 2**attempt for attempt, wait in enumerate(waits))
+
+
+async def test_progress_renews_it():
+    patience = Patience(0.25, None)
+    assert patience.left_s == math.inf
+    for _ in range(4):
+        await patience.wait(LOST)
+        assert patience.left_s < 0.25
+        patience.renew()
+        assert patience.left_s == math.inf
+
+
+async def test_it_never_waits_beyond_the_deadline():
+    patience = Patience(60.0, time.time_ns() + 50_000_000)
+    with pytest.raises(DeadlineExceeded):
+        await patience.wait(LOST)
