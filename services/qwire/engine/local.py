@@ -7,7 +7,9 @@ import itertools
 import math
 import time
 from collections.abc import AsyncGenerator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.card import model_card
@@ -79,7 +81,11 @@ class LocalEngine:
             UnsupportedCheckpoint: The folder holds nothing that this engine can run.
             ValueError: The configuration does not fit the device, the model or the memory.
         """
-        loaded = await asyncio.to_thread(load_model, checkpoint.folder, checkpoint.source_format, config)
+        # In a thread that ends: the OpenMP threads of one that lives on would be counted beside those of the steps, and
+        # where there are more of them than cores, they sleep between any two products instead of waiting awake.
+        with ThreadPoolExecutor(1, "qwire-load") as loader:
+            load = partial(load_model, checkpoint.folder, checkpoint.source_format, config)
+            loaded = await asyncio.get_running_loop().run_in_executor(loader, load)
         card = model_card(checkpoint, loaded, config)
         return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card))
 
