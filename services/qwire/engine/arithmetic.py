@@ -64,6 +64,18 @@ class Embedding(Protocol):
         ...
 
 
+class Router(Protocol):
+    """Rates the experts of a layer.
+
+    It is held and multiplied in float32 by every arithmetic: it is a thousandth of what it routes to, and where two
+    experts are nearly as good, rounding would not change an output a little but send the token elsewhere.
+    """
+
+    def logits(self, x: Tensor, norm: Norm) -> Tensor:
+        """Return `[tokens, experts]`, of `x` `[tokens, columns]` normalized first."""
+        ...
+
+
 class Arithmetic(Protocol):
     """One way to hold and multiply."""
 
@@ -73,6 +85,10 @@ class Arithmetic(Protocol):
 
     def embed(self, weight: Tensor) -> Embedding:
         """Take an embedding `[tokens, columns]`, float32."""
+        ...
+
+    def route(self, weight: Tensor) -> Router:
+        """Take a router's weight `[experts, columns]`, float32."""
         ...
 
     def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:

@@ -27,6 +27,10 @@ class ExactArithmetic:
         """See `Arithmetic.embed`."""
         return ExactEmbedding(weight, self._tokens)
 
+    def route(self, weight: Tensor) -> ExactRouter:
+        """See `Arithmetic.route`."""
+        return ExactRouter(weight)
+
     def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
         """See `Arithmetic.rotate`."""
         rotate(heads, cos, sin, norms)
@@ -73,6 +77,17 @@ class ExactEmbedding:
     def as_matrix(self) -> ExactMatrix:
         """See `Embedding.as_matrix`."""
         return ExactMatrix(self._weight, None, self._tokens)
+
+
+class ExactRouter:
+    """See `Router`."""
+
+    def __init__(self, weight: Tensor) -> None:
+        self._weight = weight
+
+    def logits(self, x: Tensor, norm: Norm) -> Tensor:
+        """See `Router.logits`."""
+        return linear(rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon), self._weight)
 
 
 def can_pack() -> bool:

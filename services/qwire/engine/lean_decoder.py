@@ -1,4 +1,4 @@
-"""A dense Qwen2 or Qwen3 on a CPU, in as few steps as it has products.
+"""A Qwen2 or Qwen3, dense or of experts, on a CPU, in as few steps as it has products.
 
 The forward of transformers spends as much time around its matrix products as a fast kernel spends in them. Here norms,
 activations, biases and residual additions are part of the products, and products of the same input are one.
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
 from qwire.engine.attention import RaggedBatch
+from qwire.engine.feed_forward import FeedForward
 from qwire.engine.rotary import RotaryEmbedding
 
 
@@ -24,18 +25,14 @@ class LeanLayer:
         query_key_value: Rows of queries, keys and values, one after the other.
         head_norms: Of single heads, as Qwen3 has them; None = none.
         attention_output: Back to the hidden states.
-        feed_forward_norm: On the way into the feed-forward part.
-        gate_up: Rows of the gate and of what it gates, one after the other.
-        down: Back to the hidden states.
+        feed_forward: What follows the attention.
     """
 
     attention_norm: Norm
     query_key_value: Matrix
     head_norms: HeadNorms | None
     attention_output: Matrix
-    feed_forward_norm: Norm
-    gate_up: Matrix
-    down: Matrix
+    feed_forward: FeedForward
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +73,7 @@ class LeanDecoder:
             query, key, value = heads.transpose(0, 1)[None].split(counts, dim=1)
             attended = ragged.attend(index, query, key, value, self.head_size**-0.5)
             layer.attention_output.add_to(hidden, attended.view(tokens, -1))
-            layer.down.add_gated_to(hidden, layer.gate_up.of(hidden, layer.feed_forward_norm))
+            layer.feed_forward.add_to(hidden)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

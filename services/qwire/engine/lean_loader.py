@@ -10,6 +10,7 @@ from transformers import AutoConfig
 
 from qwire.engine.arithmetic import Arithmetic, HeadNorms, Matrix, Norm
 from qwire.engine.checkpoint_config import CheckpointConfig
+from qwire.engine.feed_forward import DenseFeedForward, GatedPair, SparseFeedForward
 from qwire.engine.lean_decoder import LeanDecoder, LeanLayer
 from qwire.engine.rotary import RotaryEmbedding
 from qwire.engine.weight_files import WeightFiles
@@ -28,9 +29,13 @@ def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithme
         UnsupportedCheckpoint: A tensor is missing.
     """
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    reader = _Reader(files, arithmetic, config.rms_norm_eps, config.num_attention_heads)
+    reader = _Reader(files, arithmetic, config)
     embedding = arithmetic.embed(files.read("model.embed_tokens.weight"))
-    layers = tuple(reader.layer(f"model.layers.{index}") for index in range(facts.layers))
+    layers = tuple(
+        reader.layer(f"model.layers.{index}", sparse=index in facts.sparse_layers) for index in range(facts.layers)
+    )
+    # Where the files have both, the head is its own, as it is for transformers.
+    tied = config.tie_word_embeddings and "lm_head.weight" not in files
     return LeanDecoder(
         arithmetic=arithmetic,
         rotary=RotaryEmbedding(config, facts.head_size),
@@ -40,27 +45,25 @@ def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithme
         embedding=embedding,
         layers=layers,
         norm=reader.norm("model.norm"),
-        head=reader.matrix("lm_head") if "lm_head.weight" in files else embedding.as_matrix(),
+        head=embedding.as_matrix() if tied else reader.matrix("lm_head"),
     )
 
 
 class _Reader:
-    def __init__(self, files: WeightFiles, arithmetic: Arithmetic, epsilon: float, query_heads: int) -> None:
+    def __init__(self, files: WeightFiles, arithmetic: Arithmetic, config: Any) -> None:
         self._files = files
         self._arithmetic = arithmetic
-        self._epsilon = epsilon
-        self._query_heads = query_heads
+        self._config = config
 
-    def layer(self, name: str) -> LeanLayer:
-        attention, feed_forward = f"{name}.self_attn", f"{name}.mlp"
+    def layer(self, name: str, *, sparse: bool) -> LeanLayer:
+        attention, norm = f"{name}.self_attn", self.norm(f"{name}.post_attention_layernorm")
+        read = self._sparse if sparse else self._dense
         return LeanLayer(
             attention_norm=self.norm(f"{name}.input_layernorm"),
             query_key_value=self.matrix(f"{attention}.q_proj", f"{attention}.k_proj", f"{attention}.v_proj"),
             head_norms=self._head_norms(attention),
             attention_output=self.matrix(f"{attention}.o_proj"),
-            feed_forward_norm=self.norm(f"{name}.post_attention_layernorm"),
-            gate_up=self.matrix(f"{feed_forward}.gate_proj", f"{feed_forward}.up_proj"),
-            down=self.matrix(f"{feed_forward}.down_proj"),
+            feed_forward=read(f"{name}.mlp", norm),
         )
 
     def matrix(self, *names: str) -> Matrix:
@@ -71,10 +74,26 @@ class _Reader:
         return self._arithmetic.pack(weight, bias)
 
     def norm(self, name: str) -> Norm:
-        return Norm(self._files.read(f"{name}.weight"), self._epsilon)
+        return Norm(self._files.read(f"{name}.weight"), self._config.rms_norm_eps)
+
+    def _dense(self, name: str, norm: Norm) -> DenseFeedForward:
+        return DenseFeedForward(norm, self._gated_pair(name))
+
+    def _sparse(self, name: str, norm: Norm) -> SparseFeedForward:
+        config = self._config
+        return SparseFeedForward(
+            norm=norm,
+            router=self._arithmetic.route(self._files.read(f"{name}.gate.weight")),
+            experts=tuple(self._gated_pair(f"{name}.experts.{expert}") for expert in range(config.num_experts)),
+            experts_per_token=config.num_experts_per_tok,
+            normalized=config.norm_topk_prob,
+        )
+
+    def _gated_pair(self, name: str) -> GatedPair:
+        return GatedPair(self.matrix(f"{name}.gate_proj", f"{name}.up_proj"), self.matrix(f"{name}.down_proj"))
 
     def _head_norms(self, attention: str) -> HeadNorms | None:
         if f"{attention}.q_norm.weight" not in self._files:
             return None
         weights = [self._files.read(f"{attention}.{name}.weight") for name in ("q_norm", "k_norm")]
-        return HeadNorms(torch.stack(weights), self._query_heads, self._epsilon)
+        return HeadNorms(torch.stack(weights), self._config.num_attention_heads, self._config.rms_norm_eps)

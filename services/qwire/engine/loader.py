@@ -26,8 +26,8 @@ from qwire.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
-_OWN = ("auto", "none", "q8")
-"""Quantizations of our own decoder; the others are bitsandbytes'."""
+BITSANDBYTES = ("int8", "nf4", "fp4")
+"""Quantizations that are bitsandbytes'; on CPUs the others are those of our own decoder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +78,17 @@ def load_model(folder: Path, source_format: str, config: EngineConfig) -> Loaded
     device = _device(config.device)
     if config.quantization == "q8" and device.type != "cpu":
         raise ValueError(f"quantization is q8, which is for CPUs; the device is {device}")
+    if checkpoint.sparse_layers and config.quantization in BITSANDBYTES:
+        raise ValueError(
+            f"quantization is {config.quantization}, which leaves the experts of {checkpoint.architecture}, nearly all "
+            f"of its weights, as they are; it must be none, or q8 on a CPU"
+        )
     dtype = _dtype(config.compute_dtype, device)
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
     decoder: Decoder
     lone: LoneAttention | None = None
-    if device.type == "cpu" and config.quantization in _OWN:
+    if device.type == "cpu" and config.quantization not in BITSANDBYTES:
         arithmetic, facts = _arithmetic(config, source_format)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
         lone = arithmetic.attention if isinstance(arithmetic, Q8Arithmetic) else None

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import linear, pad, rms_norm, silu
 
 from qwire.engine.arithmetic import HeadNorms, Norm
-from qwire.engine.exact import rotate
+from qwire.engine.exact import ExactRouter, rotate
 from qwire.engine.q8.kernel import GROUP
 
 
@@ -21,6 +21,10 @@ class FallbackArithmetic:
     def embed(self, weight: Tensor) -> FallbackMatrix:
         """See `Arithmetic.embed`."""
         return FallbackMatrix(weight, None)
+
+    def route(self, weight: Tensor) -> ExactRouter:
+        """See `Arithmetic.route`."""
+        return ExactRouter(weight)
 
     def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
         """See `Arithmetic.rotate`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from qwire.engine.arithmetic import HeadNorms, Norm
 from qwire.engine.q8.attention import KernelAttention
 from qwire.engine.q8.library import GATED, NORMED, PLAIN, InputArgument, Library, WeightArgument
+from qwire.engine.q8.router import KernelRouter
 
 GROUP = 32
 """Columns that share a scale."""
@@ -41,6 +42,10 @@ class Q8Arithmetic:
     def embed(self, weight: Tensor) -> Q8Matrix:
         """See `Arithmetic.embed`."""
         return self.pack(weight)
+
+    def route(self, weight: Tensor) -> KernelRouter:
+        """See `Arithmetic.route`."""
+        return KernelRouter(self._library, weight.contiguous())
 
     def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
         """See `Arithmetic.rotate`."""

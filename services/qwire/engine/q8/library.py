@@ -71,9 +71,11 @@ class Library:
         self.pack.argtypes = (pointer, weight)
         self.linear = functions.qwire_q8_linear
         self.linear.argtypes = (weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
+        self.route = functions.qwire_route
+        self.route.argtypes = (pointer, integer, integer, ctypes.POINTER(InputArgument), pointer)
         self.rotate = functions.qwire_rotate
         self.rotate.argtypes = (pointer, *(integer,) * 5, *(pointer,) * 3, ctypes.c_float)
         self.attend = functions.qwire_attend
         self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer, integer, pointer)
-        for function in (self.pack, self.linear, self.rotate, self.attend):
+        for function in (self.pack, self.linear, self.route, self.rotate, self.attend):
             function.restype = None
