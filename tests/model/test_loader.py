@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from qwire.engine.checkpoint_config import UnsupportedCheckpoint
@@ -91,6 +91,17 @@ def test_pickled_weights_are_refused(tiny_qwen2: Path, copy_checkpoint: Callable
     torch.save(load_file(tiny_qwen2 / "model.safetensors"), folder / "pytorch_model.bin")
     with pytest.raises(UnsupportedCheckpoint, match="safetensors"):
         load_model(folder, "", EngineConfig(device="cpu"))
+
+
+def test_a_head_that_is_neither_there_nor_tied_is_refused(
+    tiny_qwen2: Path, copy_checkpoint: Callable[..., Path]
+) -> None:
+    folder = copy_checkpoint(tiny_qwen2, without="model.safetensors")
+    weights = load_file(tiny_qwen2 / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(UnsupportedCheckpoint, match="lm_head"):
+        load_model(folder, "", EngineConfig(device="cpu", quantization="none"))
 
 
 @pytest.mark.parametrize(

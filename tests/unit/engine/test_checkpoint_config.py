@@ -42,6 +42,41 @@ def test_qwen3_says_its_head_size(tmp_path: Path) -> None:
     assert CheckpointConfig.read(write(tmp_path, changed)).head_size == 32
 
 
+def test_a_qwen3_that_does_not_say_its_head_size_has_transformers_default(tmp_path: Path) -> None:
+    changed = {**CONFIG, "model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]}
+    assert CheckpointConfig.read(write(tmp_path, changed)).head_size == 128
+
+
+@pytest.mark.parametrize(
+    ("change", "layers"),
+    [
+        ({}, {0, 1, 2}),
+        ({"decoder_sparse_step": 2}, {1}),
+        ({"mlp_only_layers": [0, 2]}, {1}),
+        ({"num_experts": 0}, set()),
+        ({"num_local_experts": 4, "mlp_only_layers": None}, {0, 1, 2}),
+    ],
+)
+def test_layers_of_experts_are_known(tmp_path: Path, change: dict[str, Any], layers: set[int]) -> None:
+    moe = {**CONFIG, "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], **change}
+    assert CheckpointConfig.read(write(tmp_path, moe)).sparse_layers == layers
+    assert CheckpointConfig.read(write(tmp_path, CONFIG)).sparse_layers == set()
+
+
+@pytest.mark.parametrize(
+    ("change", "tokens"),
+    [
+        ({"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}}, 256),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.5}}, 160),
+        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32}}, 64),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, 64),
+        ({"rope_scaling": None}, 64),
+    ],
+)
+def test_the_context_is_what_yarn_reaches(tmp_path: Path, change: dict[str, Any], tokens: int) -> None:
+    assert CheckpointConfig.read(write(tmp_path, {**CONFIG, **change})).context_tokens == tokens
+
+
 @pytest.mark.parametrize(
     ("generation", "sampling"),
     [
@@ -66,8 +101,9 @@ def test_the_generation_configs_eos_goes_first(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"model_type": "llama"}, "model type is 'llama'"),
-        ({"model_type": "qwen3_moe"}, "model type is 'qwen3_moe'"),
+        ({"model_type": "qwen2_moe"}, "model type is 'qwen2_moe'"),
         ({"architectures": ["Qwen2ForRewardModel"]}, "Qwen2ForRewardModel"),
+        ({"hidden_act": "gelu"}, "activation is 'gelu'"),
         ({"use_sliding_window": True}, "sliding window"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding window"),
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
