@@ -66,6 +66,7 @@ import sys
 qwire.client.Client("127.0.0.1:1").close()
 rooms = {name.split(".")[1] for name in sys.modules if name.startswith("qwire.")}
 assert rooms == {"client", "v1"}, rooms
+import qwire.models.recommendation
 """
     command = [str(tmp_path / "bin" / "python"), "-I", "-c", program]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""`qwire models`: what is served."""
+"""`qwire models`: what is served; its subcommand: what could be."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from rich.table import Table
 
 from qwire.cli.connection import SERVER, Server, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.output import write_json
+from qwire.cli.recommend import recommend
 from qwire.client import Model, ModelCapabilities, Quantization
 
 
 def models(
+    context: typer.Context,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Write everything known as JSON.")] = False,
     server: Server = SERVER,
@@ -24,12 +26,18 @@ def models(
     tls_key: TlsKey = None,
 ) -> None:
     """Show the served models."""
+    if context.invoked_subcommand is not None:
+        return
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         served = client.models()
     if as_json:
         write_json(served)
     else:
         Console().print(_table(served))
+
+
+app = typer.Typer(add_completion=False, invoke_without_command=True, callback=models)
+app.command()(recommend)
 
 
 def _table(served: tuple[Model, ...]) -> Table:

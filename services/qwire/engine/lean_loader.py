@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig
 
 from qwire.engine.arithmetic import Arithmetic, HeadNorms, Matrix, Norm
@@ -68,10 +70,14 @@ class _Reader:
 
     def matrix(self, *names: str) -> Matrix:
         """Read layers of the same input as one, their rows one after the other."""
-        weight = torch.cat([self._files.read(f"{name}.weight") for name in names])
         has_bias = f"{names[0]}.bias" in self._files
-        bias = torch.cat([self._files.read(f"{name}.bias") for name in names]) if has_bias else None
-        return self._arithmetic.pack(weight, bias)
+        bias = self._joined(names, "bias") if has_bias else None
+        return self._arithmetic.pack(self._joined(names, "weight"), bias)
+
+    def _joined(self, names: Sequence[str], kind: str) -> Tensor:
+        tensors = [self._files.read(f"{name}.{kind}") for name in names]
+        # A head is too large to be copied for nothing.
+        return torch.cat(tensors) if len(tensors) > 1 else tensors[0]
 
     def norm(self, name: str) -> Norm:
         return Norm(self._files.read(f"{name}.weight"), self._config.rms_norm_eps)
