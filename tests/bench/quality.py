@@ -4,7 +4,7 @@ For each position of each text, the distribution of the next token is compared w
 divergence in nats, and how often the most likely token is the same. Perplexity is of the texts themselves. Greedy
 agreement is the share of output tokens before the first that differs, over continuations of the texts' beginnings.
 
-    make eval                                   # every mode that this machine can run; writes docs/quality.md
+    make eval       # every mode that this machine can run; writes docs/quality.md and what engines refuse modes by
     make eval ARGS="--modes q8 --positions 256"
 """
 
@@ -19,7 +19,7 @@ import pydoc_data.topics
 import textwrap
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,13 +30,11 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.checkpoint import Checkpoint
+from qwire.models.quality import GATE_KL, Measurement, nested, record
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
 from qwire.text.tokenizer import QwenTokenizer
 from tests.support.teacher_forcing import forced_logits
-
-GATE_KL = 0.005
-"""A mode with more than this is not a quantization of the model but another model; nats a token."""
 
 _GREEDY_TOKENS = 48
 _GREEDY_PROMPTS = 8
@@ -157,7 +155,7 @@ def main() -> None:
     results: dict[str, Quality] = {}
     reference: Reference | None = None
     for mode in ("none", *arguments.modes):
-        config = EngineConfig(device=arguments.device, quantization=mode)
+        config = EngineConfig(device=arguments.device, quantization=mode, allow_failed_quality=True)
         began = time.monotonic()
         found = log_probabilities(checkpoint, config, documents)
         seconds = time.monotonic() - began
@@ -168,6 +166,24 @@ def main() -> None:
     positions = sum(map(len, documents))
     if arguments.write:
         _write(checkpoint.model_id, positions, table(results))
+        record(_measurements(checkpoint, arguments.device, positions, results))
+
+
+def _measurements(
+    checkpoint: Checkpoint, device: str, positions: int, results: dict[str, Quality]
+) -> Iterator[Measurement]:
+    on_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+    for mode, result in results.items():
+        if mode != "none":
+            yield Measurement(
+                model=checkpoint.model_id,
+                weights_sha256=checkpoint.weights_sha256,
+                quantization=mode,
+                double_quantization=nested(mode, double_quantization=EngineConfig().double_quantization),
+                device="cuda" if on_cuda else "cpu",
+                positions=positions,
+                kl=round(result.kl, 6),
+            )
 
 
 def _write(model_id: str, positions: int, rows: str) -> None:
@@ -185,7 +201,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--modes", nargs="*", default=["q8", "int8", "nf4", "fp4"])
     parser.add_argument("--positions", type=int, default=256, help="tokens of each text")
-    parser.add_argument("--no-write", dest="write", action="store_false", help="leave docs/quality.md as it is")
+    parser.add_argument(
+        "--no-write", dest="write", action="store_false", help="leave docs/quality.md and the record as they are"
+    )
     return parser.parse_args()
 
 

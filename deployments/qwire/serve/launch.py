@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from qwire.client import DEFAULT_TARGET
+from qwire.engine.quality_gate import refusal
 from qwire.models.errors import ModelError
 from qwire.models.store import ModelStore
 from qwire.serve.cluster import serve_with_ray
@@ -87,11 +88,18 @@ class Launcher:
             raise StartError(f"{server.host}:{server.port}: {error.strerror}; --port takes another one") from None
 
     def fetch_models(self) -> None:
-        """Have every model verified in the cache before anything starts."""
+        """Have every model verified in the cache before anything starts.
+
+        Raises:
+            ModelError: One cannot be had.
+            StartError: One is not to be served as it is configured: its quantization is known to fail the quality gate.
+        """
         store = ModelStore(cache_dir(self._config.cache_dir))
         for model in self._config.models:
             with ModelBars(self._startup, model.served_id).shown() as bars:
-                store.resolve(model.source, bars)
+                checkpoint = store.resolve(model.source, bars)
+            if (text := refusal(checkpoint.weights_sha256, model.engine.quantization, model.engine)) is not None:
+                raise StartError(f"{model.served_id}: {text}")
 
     def serve_until_stopped(self, serves: Callable[[], bool]) -> None:
         """Wait for a real token of every model, tell how to call the server, and wait for SIGINT or SIGTERM.
@@ -166,7 +174,12 @@ def load_config(path: Path | None) -> AppConfig:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="qwire-serve", description="Serve Qwen over gRPC on this machine.")
+    parser = argparse.ArgumentParser(
+        prog="qwire-serve",
+        description="Serve Qwen over gRPC on this machine.",
+        epilog="A model whose quantization is known to fail the quality gate (docs/quality.md) is refused, unless its "
+        "`engine.allow_failed_quality` is true.",
+    )
     parser.add_argument("config", nargs="?", type=Path, help="a Serve config file, such as infra/serve/local.yaml")
     parser.add_argument("--port", type=int, help="listen on this port instead of the configured one")
     parser.add_argument("--no-ray", action="store_true", help="gateway and engine in one process, without Ray")

@@ -42,6 +42,8 @@ class EngineConfig:
         context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
             upper bound.
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
+        allow_failed_quality: Serve a quantization although it is recorded to fail the quality gate on these weights;
+            otherwise it is refused. What was never measured is allowed, with a warning in the log.
         kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -58,6 +60,7 @@ class EngineConfig:
     prefix_reuse: bool = True
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
+    allow_failed_quality: bool = False
     kernel_dir: Path | None = None
 
     def __post_init__(self) -> None:

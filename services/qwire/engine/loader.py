@@ -21,6 +21,7 @@ from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic
 from qwire.engine.q8.kernel import Q8Arithmetic
+from qwire.engine.quality_gate import check_quality
 from qwire.engine.weight_files import WeightFiles
 from qwire.telemetry.logging import get_logger
 
@@ -61,17 +62,21 @@ class LoadedModel:
         return KVShape(config.layers, config.kv_heads, config.head_size, self.dtype, self.device)
 
 
-def load_model(folder: Path, source_format: str, config: EngineConfig) -> LoadedModel:
+def load_model(
+    folder: Path, source_format: str, config: EngineConfig, *, weights_sha256: str | None = None
+) -> LoadedModel:
     """Load a checkpoint. Blocks for seconds to minutes; runs no code of the checkpoint and reads safetensors only.
 
     Args:
         folder: Holds config.json and the weights.
         source_format: See `QuantizationFacts.source_format`.
         config: How the engine runs.
+        weights_sha256: See `Checkpoint.weights_sha256`; by it the quality of a quantization is looked up. None = it is
+            not, as where it is about to be measured.
 
     Raises:
         UnsupportedCheckpoint: The folder holds nothing that this engine can run.
-        ValueError: The configuration does not fit the device or the model.
+        ValueError: The configuration does not fit the device or the model, or the quantization fails the quality gate.
     """
     checkpoint = CheckpointConfig.read(folder)
     _check_context(config, checkpoint.context_tokens)
@@ -90,9 +95,13 @@ def load_model(folder: Path, source_format: str, config: EngineConfig) -> Loaded
     lone: LoneAttention | None = None
     if device.type == "cpu" and config.quantization not in BITSANDBYTES:
         arithmetic, facts = _arithmetic(config, source_format)
+        if weights_sha256 is not None and facts.method == "q8":
+            check_quality(weights_sha256, facts.method, config)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
         lone = arithmetic.attention if isinstance(arithmetic, Q8Arithmetic) else None
     else:
+        if weights_sha256 is not None and config.quantization in BITSANDBYTES:
+            check_quality(weights_sha256, config.quantization, config)
         # Where it is not needed its hundred megabytes are not taken.
         from qwire.engine.transformers_loader import load_transformers  # noqa: PLC0415
 

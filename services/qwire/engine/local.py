@@ -79,12 +79,16 @@ class LocalEngine:
 
         Raises:
             UnsupportedCheckpoint: The folder holds nothing that this engine can run.
-            ValueError: The configuration does not fit the device, the model or the memory.
+            ValueError: The configuration does not fit the device, the model or the memory, or the quantization fails
+                the quality gate.
         """
         # In a thread that ends: the OpenMP threads of one that lives on would be counted beside those of the steps, and
         # where there are more of them than cores, they sleep between any two products instead of waiting awake.
         with ThreadPoolExecutor(1, "qwire-load") as loader:
-            load = partial(load_model, checkpoint.folder, checkpoint.source_format, config)
+            load = partial(
+                *(load_model, checkpoint.folder, checkpoint.source_format, config),
+                weights_sha256=checkpoint.weights_sha256,
+            )
             loaded = await asyncio.get_running_loop().run_in_executor(loader, load)
         card = model_card(checkpoint, loaded, config)
         return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from qwire.models.memory_need import BITSANDBYTES, MemoryNeed, memory_need
 from qwire.models.published import PUBLISHED, TASKS, PublishedModel
+from qwire.models.quality import failed_quantizations
 
 DEVICES = ("gpu", "cpu")
 DEFAULT_CONTEXT_TOKENS = 8_192
@@ -18,13 +19,11 @@ DEFAULT_CONTEXT_TOKENS = 8_192
 # From the most exact to the smallest. On CPUs float32 never comes before `q8`: it is larger and three times slower, and
 # `q8` passes the gate of quality. `fp4` is as large as `nf4` and worse.
 _QUANTIZATIONS = {"gpu": ("none", "int8", "nf4"), "cpu": ("q8",)}
-_FAILED = ("nf4",)
-"""Quantizations that failed the gate of quality on the weights that they were measured with."""
 _ABOUT = {
     "none": "16-bit weights, as published",
     "q8": "8-bit weights, the default on CPUs",
     "int8": "8-bit weights: 16-bit ones do not fit",
-    "nf4": "4-bit weights: 8-bit ones do not fit, and these failed the quality gate where they were measured",
+    "nf4": "4-bit weights: 8-bit ones do not fit",
 }
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30, "tib": 2**40}
 
@@ -124,6 +123,7 @@ def _first_that_fits(
     for quantization in _QUANTIZATIONS[device]:
         if model.shape.experts and quantization in BITSANDBYTES:
             continue
+        failed = ", but it failed the quality gate on other weights" if quantization in failed_quantizations() else ""
         need = memory_need(model.shape, quantization, device, tokens=tokens, sequences=sequences)
         if need.total_bytes <= memory_bytes:
             yield Recommendation(
@@ -135,13 +135,18 @@ def _first_that_fits(
                 need=need,
                 context_tokens=tokens,
                 model_context_tokens=model.context_tokens,
-                why=f"{purpose}; {_ABOUT[quantization]}",
+                why=f"{purpose}; {_ABOUT[quantization]}{failed}",
             )
             return
 
 
 def _rank(found: Recommendation) -> tuple[bool, bool, int, int]:
-    return found.quantization in _FAILED, not found.made_for_task, -found.parameters, -found.model_context_tokens
+    return (
+        found.quantization in failed_quantizations(),
+        not found.made_for_task,
+        -found.parameters,
+        -found.model_context_tokens,
+    )
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
