@@ -1,9 +1,9 @@
 """Where a step's time goes, and what share of the machine's bounds it reaches.
 
 The bounds are what this machine does when it does nothing else: bytes read a second, by the fastest of several ways to
-read a gigabyte, and float32 operations a second, by a large product of torch's. A step cannot be faster than its weights
-are read, nor, in float32, than its products are computed. What the parts of a step take is measured around the calls
-of the arithmetic and the attention; the rest is Python, the embedding and the draw.
+read a gigabyte, and float32 operations a second, by a large product of torch's. A step cannot be faster than its
+weights are read, nor, in float32, than its products are computed. What the parts of a step take is measured around the
+calls of the arithmetic and the attention; the rest is Python, the embedding and the draw.
 
     python -m tests.bench.step                                  # decode at 1, 8, 16 and 32 rows, prefill of 256
     python -m tests.bench.step --quantization q8 --rows 1,16 --context 500
