@@ -30,8 +30,8 @@ def vllm() -> Path:
     Raises:
         PeerMissing: It does not install.
     """
-    # It is for text only; the two that it brings do not fit its own torch, and fail when they are imported.
-    return _environment(BUILD / "bench-vllm", _VLLM, unwanted=("torchvision", "torchaudio"))
+    # What it brings for pictures and sound fails when it is imported beside a torch for CPUs; text needs none of it.
+    return _environment(BUILD / "bench-vllm", _VLLM, unwanted=("torchvision", "torchaudio", "torchcodec"))
 
 
 def openvino() -> Path:
@@ -78,7 +78,7 @@ def llama() -> Path:
 
 def _environment(folder: Path, requirements: Sequence[str], unwanted: Sequence[str] = ()) -> Path:
     python, stamp = folder / "bin" / "python", folder / "installed.txt"
-    wanted = "\n".join(requirements)
+    wanted = "\n".join((*requirements, *(f"-{name}" for name in unwanted)))
     if not stamp.exists() or stamp.read_text(encoding="utf-8") != wanted:
         print(f"installing {requirements[0]} into {folder}", flush=True)
         if not python.exists():

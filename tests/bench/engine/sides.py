@@ -61,7 +61,7 @@ def command(name: str, setup: Setup) -> Command:
         environment = {
             "PYTHONPATH": "",
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
-            "VLLM_CPU_KVCACHE_SPACE": "2",
+            "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_NO_USAGE_STATS": "1",
         }
         return _python(peers.vllm(), "vllm", {**options, "context_tokens": _TOKENS_PER_STREAM}, environment)

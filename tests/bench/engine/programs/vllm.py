@@ -16,6 +16,7 @@ from tests.bench.engine.programs.answering import Answer, Requests, in_loop, pla
 def main() -> None:
     """Answer."""
     options = json.loads(sys.argv[1])
+    engines: list[Any] = []
     with asyncio.Runner() as runner:
 
         def load() -> Callable[[Requests], Answer]:
@@ -29,6 +30,7 @@ def main() -> None:
                 enforce_eager=True,
             )
             engine = runner.run(_start(vllm, arguments))
+            engines.append(engine)
 
             async def stream(_: int, request: dict[str, Any]) -> AsyncIterator[list[int]]:
                 parameters = vllm.SamplingParams(
@@ -45,6 +47,7 @@ def main() -> None:
             return in_loop(runner, lambda requests: play(requests, stream))
 
         serve(load)
+        engines[0].shutdown()  # it computes in a process of its own
 
 
 async def _start(vllm: Any, arguments: Any) -> Any:
