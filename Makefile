@@ -113,7 +113,7 @@ infra-check: $(DEV) ## Validate the Serve configs, the Dockerfile and the Kubern
 bench: $(DEV) ## Measure the whole path against the same engine in process
 	$(BIN)/python -m tests.bench.path $(ARGS)
 
-bench-engine: $(DEV) ## Measure the engine alone against transformers and llama.cpp
+bench-engine: $(DEV) ## Measure the engine alone against transformers, vLLM, OpenVINO and llama.cpp
 	$(BIN)/python -m tests.bench.engine $(ARGS)
 
 eval: $(DEV) ## Measure what each quantization costs in quality, against float32; writes docs/quality.md

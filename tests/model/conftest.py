@@ -114,3 +114,9 @@ async def start_engine() -> AsyncGenerator[Callable[..., Awaitable[LocalEngine]]
     yield start
     for engine in engines:
         await engine.close()
+
+
+@pytest.fixture(scope="session")
+def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the kernel's tests compile it, once for each path."""
+    return tmp_path_factory.mktemp("kernels")

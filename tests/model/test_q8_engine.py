@@ -102,16 +102,19 @@ async def test_the_card_tells_of_it(tiny_qwen3: Path, start_engine: StartEngine,
     assert card.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
+@pytest.mark.parametrize("quantization", ["q8", "none"])
 async def test_without_a_compiler_torch_computes_where_it_is_asked_for(
     tiny_model: Path,
     start_engine: StartEngine,
     kernels: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    quantization: str,
 ) -> None:
-    fast = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels)
+    fast = await start_engine(tiny_model, quantization=quantization, kernel_dir=kernels)
     monkeypatch.setenv("PATH", "")
-    slow = await start_engine(tiny_model, quantization="q8", kernel_dir=tmp_path)
+    slow = await start_engine(tiny_model, quantization=quantization, kernel_dir=tmp_path)
     request = TokenRequest(tuple(range(10, 40)), Envelope("a"), StopParams(8, ignore_eos=True))
     assert await output_of(slow, request) == await output_of(fast, request)
 

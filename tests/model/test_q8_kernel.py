@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import pytest
@@ -12,39 +11,18 @@ from torch.nn.functional import silu
 
 from qwire.engine.arithmetic import HeadNorms, Norm
 from qwire.engine.q8 import build as build_module
-from qwire.engine.q8.build import NATIVE, BuildFailed, build
+from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic
 from qwire.engine.q8.kernel import GROUP, Q8Arithmetic, Q8Matrix
+from tests.model.kernel_paths import PATHS, can_run
 
 pytestmark = pytest.mark.model
 
-AVX2 = ("-mavx2", "-mfma", "-mf16c")
-AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl")
-PATHS = {
-    "plain": ((), ""),
-    "avx2": (AVX2, "avx2"),
-    "avx512": (AVX512, "avx512bw"),
-    "avx512-vnni": ((*AVX512, "-mavx512vnni"), "avx512_vnni"),
-    "native": (NATIVE, ""),
-}
 EPSILON = 1e-6
 # rows of weights, columns: below, at and above the borders of blocks and groups, and the shapes of real layers.
 SHAPES = [(1, 1), (15, 31), (16, 32), (17, 33), (48, 64), (100, 100), (1152, 896), (896, 4864)]
 # Tokens: every size of a tile and what is left of several, and more than one chunk.
 TOKENS = [*range(1, 14), 24, 25, 95, 97, 200]
-
-
-def can_run(instructions: str) -> bool:
-    if not instructions:
-        return True
-    if platform.machine() != "x86_64":
-        return False
-    return instructions in Path("/proc/cpuinfo").read_text().split()
-
-
-@pytest.fixture(scope="session")
-def library_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("kernels")
 
 
 @pytest.fixture(params=PATHS)

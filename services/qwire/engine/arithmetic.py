@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from qwire.engine.attention import LoneAttention
+
 
 @dataclass(frozen=True, slots=True)
 class Norm:
@@ -78,6 +80,11 @@ class Router(Protocol):
 
 class Arithmetic(Protocol):
     """One way to hold and multiply."""
+
+    @property
+    def attention(self) -> LoneAttention | None:
+        """Attends for single tokens; None = as for several."""
+        ...
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Matrix:
         """Take a linear layer's weight `[rows, columns]` and bias `[rows]`, float32."""

@@ -16,9 +16,9 @@ class EngineConfig:
     Attributes:
         device: Torch device such as `cpu`, `cuda` or `cuda:1`; `auto` = CUDA where there is one, else the CPU.
         threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
-        quantization: `none`; on CPUs `q8`, 8 bits in groups of 32 by a kernel that is compiled on this machine; or
-            bitsandbytes' `int8`, `nf4` or `fp4`, which are slow on a CPU. `auto` = `q8` on a CPU with a compiler, else
-            `none`. With `int8` the columns kept in higher precision are chosen per step, so that what else runs can
+        quantization: `none`; on CPUs `q8`, 8 bits in groups of 32; or bitsandbytes' `int8`, `nf4` or `fp4`, which are
+            slow on a CPU. On CPUs `none` and `q8` are computed by a kernel that is compiled on this machine, and by
+            torch, slower, where there is no compiler. `auto` = `q8` on a CPU with a compiler, else `none`. With `int8` the columns kept in higher precision are chosen per step, so that what else runs can
             move an output by less than the quantization itself does.
         double_quantization: Whether the scales of 4-bit weights are quantized as well; no effect on other weights.
         compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
@@ -44,7 +44,7 @@ class EngineConfig:
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
         allow_failed_quality: Serve a quantization although it is recorded to fail the quality gate on these weights;
             otherwise it is refused. What was never measured is allowed, with a warning in the log.
-        kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
+        kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
     device: str = "auto"

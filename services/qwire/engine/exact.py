@@ -1,4 +1,4 @@
-"""Matrices in float32: exact, in the order that the CPU's matrix product reads them."""
+"""What the kernel does in float32, by torch alone, for machines without a compiler."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from qwire.engine.arithmetic import HeadNorms, Norm
 
 
 class ExactArithmetic:
-    """See `Arithmetic`.
+    """Stands for `Float32Arithmetic`; matrices lie in the order that oneDNN reads them.
 
     Args:
         tokens: Tokens of a large step; oneDNN chooses the order for about so many.
     """
+
+    attention = None
 
     def __init__(self, tokens: int) -> None:
         self._tokens = tokens

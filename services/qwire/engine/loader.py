@@ -20,6 +20,7 @@ from qwire.engine.lean_loader import load_lean
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.q8.float32 import Float32Arithmetic
 from qwire.engine.q8.kernel import Q8Arithmetic
 from qwire.engine.quality_gate import check_quality
 from qwire.engine.weight_files import WeightFiles
@@ -98,7 +99,7 @@ def load_model(
         if weights_sha256 is not None and facts.method == "q8":
             check_quality(weights_sha256, facts.method, config)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
-        lone = arithmetic.attention if isinstance(arithmetic, Q8Arithmetic) else None
+        lone = arithmetic.attention
     else:
         if weights_sha256 is not None and config.quantization in BITSANDBYTES:
             check_quality(weights_sha256, config.quantization, config)
@@ -121,18 +122,14 @@ def thread_count(config: EngineConfig) -> int:
 def _arithmetic(config: EngineConfig, source_format: str) -> tuple[Arithmetic, QuantizationFacts]:
     """Return how our own decoder holds its weights on this machine."""
     exact = QuantizationFacts("none", bits=32, compute_dtype="float32", source_format=source_format)
-    if config.quantization == "none":
-        return ExactArithmetic(config.max_step_tokens), exact
-    folder = config.kernel_dir or Path.home() / ".cache" / "qwire" / "kernels"
     q8 = replace(exact, method="q8", bits=8)
     try:
-        return Q8Arithmetic(build(folder)), q8
+        library = build(config.kernel_dir or Path.home() / ".cache" / "qwire" / "kernels")
+        return (Float32Arithmetic(library), exact) if config.quantization == "none" else (Q8Arithmetic(library), q8)
     except (BuildFailed, OSError) as error:
-        if config.quantization == "auto":
-            log.warning("q8_kernel_unavailable", weights="float32", reason=str(error))
-            return ExactArithmetic(config.max_step_tokens), exact
-        log.warning("q8_kernel_unavailable", weights="q8 by torch alone, which is slow", reason=str(error))
-        return FallbackArithmetic(), q8
+        slow = "q8" if config.quantization == "q8" else "float32"
+        log.warning("kernel_unavailable", weights=f"{slow} by torch alone, which is slower", reason=str(error))
+        return (FallbackArithmetic(), q8) if slow == "q8" else (ExactArithmetic(config.max_step_tokens), exact)
 
 
 def _check_context(config: EngineConfig, model_tokens: int) -> None:

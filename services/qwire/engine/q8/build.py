@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.cpp", "float32.cpp"))
+HEADERS = (Path(__file__).with_name("input.h"),)
 NATIVE = ("-march=native",)
 """Compiler options that take every instruction of the machine that compiles."""
 
@@ -50,7 +51,7 @@ def build(folder: Path, options: Sequence[str] = NATIVE) -> Path:
 def _key(compiler: str, options: Sequence[str]) -> str:
     """Return a name for everything that the library depends on."""
     facts = (_run([compiler, "--version"]), *_OPTIONS, *options, _cpu())
-    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*SOURCES, *HEADERS)))
     digest.update("\0".join(facts).encode())
     return digest.hexdigest()[:16]
 
@@ -67,11 +68,12 @@ def _cpu() -> str:
 
 def _compile(compiler: str, options: Sequence[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
-        compiled, linked = Path(scratch) / "kernel.o", Path(scratch) / "kernel.so"
-        _run([compiler, *_OPTIONS, *options, "-c", str(SOURCE), "-o", str(compiled)])
+        compiled, linked = [Path(scratch) / f"{source.stem}.o" for source in SOURCES], Path(scratch) / "kernel.so"
+        for source, target in zip(SOURCES, compiled, strict=True):
+            _run([compiler, *_OPTIONS, *options, "-c", str(source), "-o", str(target)])
         # Without -fopenmp: the threads must be those of torch's own OpenMP, whose symbols are there when this is
         # loaded. Two OpenMP libraries would fight for the cores.
-        _run([compiler, "-shared", str(compiled), "-o", str(linked)])
+        _run([compiler, "-shared", *map(str, compiled), "-o", str(linked)])
         linked.replace(library)  # another process may have been faster; both are the same
 
 

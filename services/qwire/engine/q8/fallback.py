@@ -14,6 +14,8 @@ from qwire.engine.q8.kernel import GROUP
 class FallbackArithmetic:
     """Stands for `Q8Arithmetic`."""
 
+    attention = None
+
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> FallbackMatrix:
         """See `Arithmetic.pack`."""
         return FallbackMatrix(weight, bias)

@@ -20,6 +20,8 @@
 #include <utility>
 #include <vector>
 
+#include "input.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -30,10 +32,16 @@ constexpr int64_t kGroup = 32;    // columns that share a scale
 constexpr int64_t kBlock = 16;    // rows that are computed together
 constexpr int64_t kPairs = kGroup / 2;
 constexpr int64_t kChunk = 96;    // rows of activations that stay in a core's cache while weights pass by
+constexpr int64_t kAhead = 8 * kBlock * kGroup; // how far ahead of their use weights are fetched, in bytes
 constexpr float kMost = 32767.0f; // the largest quantized activation
 
 int64_t groups_of(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
 int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
+
+// A core that only reads ahead by itself leaves a part of the memory's bandwidth unused.
+inline void fetch_group(const int8_t *w) {
+  for (int64_t byte = 0; byte < kBlock * kGroup; byte += 64) __builtin_prefetch(w + kAhead + byte);
+}
 
 // ---------------------------------------------------------------- one tile: a block of weights times Rows activations
 
@@ -51,12 +59,13 @@ __m512i multiply_add(__m512i sum, __m512i weights, __m512i activations) {
 
 template <int Rows>
 void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
-          float *out) {
+          bool fetch, float *out) {
   // Few rows alone would wait for each other's results: integers may be added up in several sums.
   constexpr int kSums = Rows >= 6 ? 1 : Rows >= 3 ? 2 : 4;
   __m512 total[Rows];
   for (auto &row : total) row = _mm512_setzero_ps();
   for (int64_t group = 0; group < groups; ++group) {
+    if (fetch) fetch_group(w);
     __m512i sum[Rows][kSums];
     for (auto &row : sum)
       for (auto &part : row) part = _mm512_setzero_si512();
@@ -87,9 +96,10 @@ constexpr int kTile = 6; // two accumulators a row, within 16 registers
 
 template <int Rows>
 void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
-          float *out) {
+          bool fetch, float *out) {
   std::fill(out, out + Rows * kBlock, 0.0f);
   for (int64_t group = 0; group < groups; ++group) {
+    if (fetch) fetch_group(w);
     __m256i sum[Rows][2];
     for (auto &row : sum) row[0] = row[1] = _mm256_setzero_si256();
     for (int64_t pair = 0; pair < kPairs; ++pair, w += 2 * kBlock) {
@@ -129,9 +139,10 @@ float from_half(uint16_t bits) {
 
 template <int Rows>
 void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const float *a_scale, int64_t groups,
-          float *out) {
+          bool fetch, float *out) {
   std::fill(out, out + Rows * kBlock, 0.0f);
-  for (int64_t group = 0; group < groups; ++group, w += kBlock * kGroup, w_scale += kBlock)
+  for (int64_t group = 0; group < groups; ++group, w += kBlock * kGroup, w_scale += kBlock) {
+    if (fetch) fetch_group(w);
     for (int row = 0; row < Rows; ++row) {
       const int16_t *activations = a + row * groups * kGroup + group * kGroup;
       int32_t sum[kBlock] = {};
@@ -144,11 +155,12 @@ void tile(const int8_t *w, const uint16_t *w_scale, const int16_t *a, const floa
         out[row * kBlock + lane] = std::fma(static_cast<float>(sum[lane]), both, out[row * kBlock + lane]);
       }
     }
+  }
 }
 
 #endif
 
-using Tile = void (*)(const int8_t *, const uint16_t *, const int16_t *, const float *, int64_t, float *);
+using Tile = void (*)(const int8_t *, const uint16_t *, const int16_t *, const float *, int64_t, bool, float *);
 
 template <int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
   struct {
@@ -160,25 +172,6 @@ template <int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less..
 constexpr auto kTiles = tiles_of(std::make_integer_sequence<int, kTile>());
 
 // ------------------------------------------------------------------------------------------- activations on the way in
-
-// e^x to a few units in the last place, in a form that compilers vectorize: 2^n times a polynomial on [-ln2/2, ln2/2].
-// Coefficients: Cephes, expf (Moshier).
-inline float exponential(float x) {
-  x = std::min(std::max(x, -87.0f), 88.0f);
-  const float n = std::nearbyint(x * 1.44269504088896341f);
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, 4);
-  return p * power;
-}
 
 void quantize_group(const float *x, int64_t length, int16_t *q, float *scale) {
   float most = 0.0f, trace = 0.0f;
@@ -197,20 +190,6 @@ void quantize_group(const float *x, int64_t length, int16_t *q, float *scale) {
 void quantize_row(const float *x, int64_t columns, int16_t *q, float *scales) {
   for (int64_t group = 0; group < groups_of(columns); ++group)
     quantize_group(x + group * kGroup, std::min(kGroup, columns - group * kGroup), q + group * kGroup, scales + group);
-}
-
-void rms_norm(const float *x, const float *weight, float epsilon, int64_t columns, float *out) {
-  float squares = 0.0f;
-#pragma omp simd reduction(+ : squares)
-  for (int64_t i = 0; i < columns; ++i) squares += x[i] * x[i];
-  const float inverse = 1.0f / std::sqrt(squares / static_cast<float>(columns) + epsilon);
-#pragma omp simd
-  for (int64_t i = 0; i < columns; ++i) out[i] = weight[i] * (x[i] * inverse);
-}
-
-void silu_gate(const float *gate, const float *up, int64_t columns, float *out) {
-#pragma omp simd
-  for (int64_t i = 0; i < columns; ++i) out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
 // Turns scores into the weights of a sum whose total is returned; a NaN makes all of them NaN.
@@ -296,17 +275,6 @@ struct Weight {
   const float *bias;
 };
 
-// What is multiplied: `rows` rows, `stride` floats apart.
-//   kind 0: x[columns]
-//   kind 1: RMSNorm of x[columns] with `norm` and `epsilon`
-//   kind 2: silu(gate) * up, where x is gate[columns] followed by up[columns]
-struct Input {
-  const float *x;
-  int64_t rows, stride, kind;
-  const float *norm;
-  float epsilon;
-};
-
 // Quantizes a matrix [rows, columns] of float32 into `weight`, whose arrays are allocated.
 void qwire_q8_pack(const float *matrix, const Weight *weight) {
   const int64_t groups = groups_of(weight->columns);
@@ -366,7 +334,7 @@ void qwire_q8_linear(const Weight *weight, const Input *input, float *out, int64
         const int64_t rows = std::min<int64_t>(kTile, chunk_end - row);
         kTiles.of_rows[rows - 1](weight->values + block * groups * kBlock * kGroup,
                                  weight->scales + block * groups * kBlock, a + row * groups * kGroup,
-                                 a_scale + row * groups, groups, result);
+                                 a_scale + row * groups, groups, row == chunk, result);
         for (int64_t r = 0; r < rows; ++r) {
           float *target = out + (row + r) * out_stride + first;
           for (int64_t lane = 0; lane < lanes; ++lane) {

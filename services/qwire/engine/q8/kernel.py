@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
-from qwire.engine.arithmetic import HeadNorms, Norm
-from qwire.engine.q8.attention import KernelAttention
+from qwire.engine.arithmetic import Norm
+from qwire.engine.q8.arithmetic import KernelArithmetic
 from qwire.engine.q8.library import GATED, NORMED, PLAIN, InputArgument, Library, WeightArgument
-from qwire.engine.q8.router import KernelRouter
 
 GROUP = 32
 """Columns that share a scale."""
@@ -18,43 +15,16 @@ BLOCK = 16
 """Rows that are computed together."""
 
 
-class Q8Arithmetic:
-    """See `Arithmetic`.
-
-    Attributes:
-        attention: Attends for single tokens.
-
-    Args:
-        library: As `qwire.engine.q8.build` made it.
-
-    Raises:
-        OSError: It cannot be loaded.
-    """
-
-    def __init__(self, library: Path) -> None:
-        self._library = Library(library)
-        self.attention = KernelAttention(self._library)
+class Q8Arithmetic(KernelArithmetic):
+    """See `Arithmetic`."""
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Q8Matrix:
         """See `Arithmetic.pack`."""
-        return Q8Matrix(self._library, weight.contiguous(), bias)
+        return Q8Matrix(self.library, weight.contiguous(), bias)
 
     def embed(self, weight: Tensor) -> Q8Matrix:
         """See `Arithmetic.embed`."""
         return self.pack(weight)
-
-    def route(self, weight: Tensor) -> KernelRouter:
-        """See `Arithmetic.route`."""
-        return KernelRouter(self._library, weight.contiguous())
-
-    def rotate(self, heads: Tensor, cos: Tensor, sin: Tensor, norms: HeadNorms | None) -> None:
-        """See `Arithmetic.rotate`."""
-        tokens, count, size = heads.shape
-        self._library.rotate(
-            *(heads.data_ptr(), tokens, heads.stride(0), count, norms.query_heads if norms else 0, size),
-            *(cos.data_ptr(), sin.data_ptr(), norms.weights.data_ptr() if norms else None),
-            norms.epsilon if norms else 0.0,
-        )
 
 
 class Q8Matrix:

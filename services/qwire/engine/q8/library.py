@@ -1,4 +1,4 @@
-"""The functions of the compiled kernel, as Python calls them. What they compute is written in `kernel.cpp`."""
+"""The functions of the compiled kernel, as Python calls them. What they compute is written in its sources."""
 
 from __future__ import annotations
 
@@ -22,8 +22,19 @@ class WeightArgument(ctypes.Structure):
     )
 
 
+class FloatWeightArgument(ctypes.Structure):
+    """`FloatWeight` of float32.cpp."""
+
+    _fields_ = (
+        ("rows", ctypes.c_int64),
+        ("columns", ctypes.c_int64),
+        ("values", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+    )
+
+
 class InputArgument(ctypes.Structure):
-    """`Input` of kernel.cpp."""
+    """`Input` of input.h."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -73,9 +84,17 @@ class Library:
         self.linear.argtypes = (weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
         self.route = functions.qwire_route
         self.route.argtypes = (pointer, integer, integer, ctypes.POINTER(InputArgument), pointer)
+        float_weight = ctypes.POINTER(FloatWeightArgument)
+        self.float32_pack = functions.qwire_float32_pack
+        self.float32_pack.argtypes = (pointer, float_weight)
+        self.float32_linear = functions.qwire_float32_linear
+        self.float32_linear.argtypes = (float_weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
         self.rotate = functions.qwire_rotate
         self.rotate.argtypes = (pointer, *(integer,) * 5, *(pointer,) * 3, ctypes.c_float)
         self.attend = functions.qwire_attend
         self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer, integer, pointer)
-        for function in (self.pack, self.linear, self.route, self.rotate, self.attend):
+        for function in (
+            *(self.pack, self.linear, self.float32_pack, self.float32_linear),
+            *(self.route, self.rotate, self.attend),
+        ):
             function.restype = None

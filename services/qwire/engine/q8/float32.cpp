@@ -1,0 +1,155 @@
+// Linear layers in float32 on a CPU.
+//
+// A weight matrix [rows, columns] is held in blocks of 32 rows, column by column: [block][column][32]. A tile multiplies a
+// block with a few rows of activations, which lie column by column as well, and keeps all sums in registers. Each sum is
+// added up in the order of the columns, panel by panel, so that a row of activations gives the same bits alone and in any
+// batch.
+//
+// While the first tile of a block is computed, the weights further on are already fetched: with few rows the memory is
+// what one waits for, and a core that only reads ahead by itself leaves a third to a half of its bandwidth unused.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "input.h"
+
+namespace {
+
+constexpr int64_t kLanes = 32;               // rows of weights in a block
+constexpr int64_t kAhead = 48 * kLanes;      // how far ahead of their use weights are fetched
+constexpr int64_t kLine = 16;                // floats of a cache line
+constexpr int64_t kPanel = 1024;             // columns of a block that stay in a core's cache while rows pass by
+constexpr int64_t kPiece = 64;               // columns of activations that are prepared together
+constexpr int64_t kCached = 1 << 18;         // activations that stay in a core's cache while weights pass by
+
+// A register, and as many rows of a tile as leave room for weights beside the sums.
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kTile = 12;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int kWidth = 8, kTile = 3;
+#else
+constexpr int kWidth = 4, kTile = 2;
+#endif
+
+typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
+
+template <int Rows, bool Fetch> void tile(const float *w, const float *a, int64_t columns, float *out) {
+  constexpr int kVectors = kLanes / kWidth;
+  // Vector by vector: an array that is set or copied as a whole stays in memory.
+  Vector sum[Rows][kVectors];
+  for (auto &row : sum)
+    for (auto &part : row) part = Vector{};
+  for (int64_t column = 0; column < columns; ++column, w += kLanes, a += Rows) {
+    if (Fetch)
+      for (int64_t line = 0; line < kLanes; line += kLine) __builtin_prefetch(w + kAhead + line);
+    Vector weights[kVectors];
+    for (int part = 0; part < kVectors; ++part) std::memcpy(&weights[part], w + part * kWidth, sizeof(Vector));
+    for (int row = 0; row < Rows; ++row)
+      for (int part = 0; part < kVectors; ++part) sum[row][part] += weights[part] * a[row];
+  }
+  for (int row = 0; row < Rows; ++row)
+    for (int part = 0; part < kVectors; ++part)
+      std::memcpy(out + row * kLanes + part * kWidth, &sum[row][part], sizeof(Vector));
+}
+
+using Tile = void (*)(const float *, const float *, int64_t, float *);
+
+template <bool Fetch, int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
+  struct {
+    Tile of_rows[sizeof...(Less)];
+  } all{{tile<Less + 1, Fetch>...}};
+  return all;
+}
+
+constexpr auto kFetching = tiles_of<true>(std::make_integer_sequence<int, kTile>());
+constexpr auto kRepeating = tiles_of<false>(std::make_integer_sequence<int, kTile>());
+
+// Some columns of a row of the input, as they are multiplied.
+void prepare(const Input &input, int64_t row, float inverse, int64_t first, int64_t count, int64_t columns, float *out) {
+  const float *x = input.x + row * input.stride + first;
+  if (input.kind == 1) scale(x, input.norm + first, inverse, count, out);
+  else if (input.kind == 2) silu_gate(x, x + columns, count, out);
+  else std::copy(x, x + count, out);
+}
+
+} // namespace
+
+extern "C" {
+
+// A packed weight matrix. `bias` may be null.
+struct FloatWeight {
+  int64_t rows, columns;
+  float *values; // blocks * columns * 32
+  const float *bias;
+};
+
+// Arranges a matrix [rows, columns] in `weight`, whose array is allocated.
+void qwire_float32_pack(const float *matrix, const FloatWeight *weight) {
+  const int64_t columns = weight->columns;
+#pragma omp parallel for schedule(static)
+  for (int64_t block = 0; block < (weight->rows + kLanes - 1) / kLanes; ++block)
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t row = block * kLanes + lane;
+      float *values = weight->values + block * columns * kLanes + lane;
+      for (int64_t column = 0; column < columns; ++column)
+        values[column * kLanes] = row < weight->rows ? matrix[row * columns + column] : 0.0f;
+    }
+}
+
+// out[rows, weight.rows] = input * weight^T + bias, or += with `add`. Rows of `out` are `out_stride` floats apart.
+void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *out, int64_t out_stride, int64_t add) {
+  static thread_local std::vector<float> values, factors;
+  const int64_t columns = weight->columns, rows = input->rows, blocks = (weight->rows + kLanes - 1) / kLanes;
+  values.resize(static_cast<size_t>(rows * columns));
+  factors.resize(static_cast<size_t>(rows));
+  float *a = values.data(), *inverse = factors.data();
+  // Tiles of one size, but for the last one: no row is left to a small one.
+  const int64_t tiles = (rows + kTile - 1) / kTile, step = (rows + tiles - 1) / tiles;
+  const int64_t chunk = std::max<int64_t>(1, kCached / (columns * step)) * step;
+
+  if (input->kind == 1) {
+#pragma omp parallel for schedule(static) if (rows > 16)
+    for (int64_t row = 0; row < rows; ++row)
+      inverse[row] = inverse_rms(input->x + row * input->stride, input->epsilon, columns);
+  }
+#pragma omp parallel for schedule(static) if (rows > 1)
+  for (int64_t first = 0; first < columns; first += kPiece) {
+    float piece[kPiece];
+    const int64_t count = std::min(kPiece, columns - first);
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t start = row / step * step, size = std::min(step, rows - start);
+      prepare(*input, row, inverse[row], first, count, columns, piece);
+      float *target = a + start * columns + first * size + row - start;
+      for (int64_t i = 0; i < count; ++i) target[i * size] = piece[i];
+    }
+  }
+
+  for (int64_t from = 0; from < rows; from += chunk) {
+    const int64_t to = std::min(rows, from + chunk);
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t first = block * kLanes, lanes = std::min(kLanes, weight->rows - first);
+      float result[kTile * kLanes];
+      for (int64_t column = 0; column < columns; column += kPanel)
+        for (int64_t row = from; row < to; row += step) {
+          const int64_t size = std::min(step, to - row), count = std::min(kPanel, columns - column);
+          const Tile *of_rows = row == from ? kFetching.of_rows : kRepeating.of_rows;
+          of_rows[size - 1](weight->values + (first * columns + column * kLanes), a + row * columns + column * size,
+                            count, result);
+          const float *bias = column == 0 && weight->bias ? weight->bias + first : nullptr;
+          for (int64_t r = 0; r < size; ++r) {
+            float *target = out + (row + r) * out_stride + first;
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+              const float value = result[r * kLanes + lane] + (bias ? bias[lane] : 0.0f);
+              target[lane] = add || column > 0 ? target[lane] + value : value;
+            }
+          }
+        }
+    }
+  }
+}
+
+} // extern "C"

@@ -1,0 +1,69 @@
+"""Matrices in float32 and their products, by the compiled kernel."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qwire.engine.arithmetic import Norm
+from qwire.engine.q8.arithmetic import KernelArithmetic
+from qwire.engine.q8.library import GATED, NORMED, PLAIN, FloatWeightArgument, InputArgument, Library
+
+LANES = 32
+"""Rows that are computed together."""
+
+
+class Float32Arithmetic(KernelArithmetic):
+    """See `Arithmetic`. A row's products have the same bits in any batch."""
+
+    def pack(self, weight: Tensor, bias: Tensor | None = None) -> Float32Matrix:
+        """See `Arithmetic.pack`."""
+        return Float32Matrix(self.library, weight.contiguous(), bias)
+
+    def embed(self, weight: Tensor) -> Float32Matrix:
+        """See `Arithmetic.embed`."""
+        return self.pack(weight)
+
+
+class Float32Matrix:
+    """See `Matrix` and `Embedding`. The layout of the values is written in `float32.cpp`."""
+
+    def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
+        self.rows, self.columns = weight.shape
+        self.values = torch.empty(-(-self.rows // LANES), self.columns, LANES)
+        self.bias = None if bias is None else bias.contiguous()
+        self._library = library
+        self._weight = FloatWeightArgument(
+            *(self.rows, self.columns, self.values.data_ptr()),
+            None if self.bias is None else self.bias.data_ptr(),
+        )
+        library.float32_pack(weight.data_ptr(), self._weight)
+
+    def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
+        """See `Matrix.of`."""
+        out = torch.empty(x.shape[0], self.rows)
+        self._multiply(x, PLAIN if norm is None else NORMED, norm, out, add=False)
+        return out
+
+    def as_matrix(self) -> Float32Matrix:
+        """See `Embedding.as_matrix`."""
+        return self
+
+    def rows_of(self, token_ids: Tensor) -> Tensor:
+        """See `Embedding.rows_of`."""
+        return self.values[token_ids // LANES, :, token_ids % LANES].contiguous()
+
+    def add_to(self, residual: Tensor, x: Tensor) -> None:
+        """See `Matrix.add_to`."""
+        self._multiply(x, PLAIN, None, residual, add=True)
+
+    def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
+        """See `Matrix.add_gated_to`."""
+        self._multiply(gate_up, GATED, None, residual, add=True)
+
+    def _multiply(self, x: Tensor, kind: int, norm: Norm | None, out: Tensor, *, add: bool) -> None:
+        source = InputArgument(
+            *(x.data_ptr(), x.shape[0], x.stride(0), kind),
+            *((None, 0.0) if norm is None else (norm.weight.data_ptr(), norm.epsilon)),
+        )
+        self._library.float32_linear(self._weight, source, out.data_ptr(), out.stride(0), add)

@@ -1,0 +1,102 @@
+"""The float32 kernel against the same products in double precision, on every path that this CPU can run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import silu
+
+from qwire.engine.arithmetic import Norm
+from qwire.engine.exact import ExactArithmetic
+from qwire.engine.q8.build import build
+from qwire.engine.q8.float32 import Float32Arithmetic
+from tests.model.kernel_paths import PATHS, can_run
+
+pytestmark = pytest.mark.model
+
+EPSILON = 1e-6
+# rows of weights, columns: below, at and above the borders of blocks, pieces and panels, and the shapes of real layers.
+SHAPES = [(1, 1), (31, 63), (32, 64), (33, 65), (100, 1025), (1152, 896), (896, 4864)]
+# Tokens: every size of a tile and what is left of several, and more than one chunk.
+TOKENS = [*range(1, 14), 24, 25, 61, 200]
+
+
+@pytest.fixture(params=PATHS)
+def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Float32Arithmetic:
+    options, instructions = PATHS[request.param]
+    if not can_run(instructions):
+        pytest.skip(f"this CPU has no {instructions}")
+    return Float32Arithmetic(build(library_folder, options))
+
+
+def close(result: Tensor, reference: Tensor, size: Tensor) -> None:
+    """Compare to a millionth of what was added up."""
+    assert ((result.double() - reference).abs() <= 1e-6 * size).all()
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_products_are_those_of_double_precision(kernel: Float32Arithmetic, rows: int, columns: int) -> None:
+    torch.manual_seed(rows * columns)
+    matrix, bias = torch.randn(rows, columns), torch.randn(rows)
+    weight = kernel.pack(matrix, bias)
+    for tokens in TOKENS:
+        x = torch.randn(tokens, columns)
+        size = x.abs().double() @ matrix.abs().double().T + bias.abs()
+        result = weight.of(x)
+        close(result, x.double() @ matrix.double().T + bias, size)
+        residual = torch.randn(tokens, rows)
+        added = residual.clone()
+        weight.add_to(added, x)
+        torch.testing.assert_close(added, residual + result, rtol=1e-5, atol=1e-4)
+
+
+def test_a_row_is_the_same_bits_beside_any_other(kernel: Float32Arithmetic) -> None:
+    torch.manual_seed(1)
+    weight, x = kernel.pack(torch.randn(100, 1500)), torch.randn(200, 1500)
+    together = weight.of(x)
+    assert torch.equal(together, torch.cat([weight.of(row[None]) for row in x]))
+    assert torch.equal(together[:7], weight.of(x[:7]))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_norm_and_gate_are_part_of_the_product(kernel: Float32Arithmetic, threads: int) -> None:
+    torch.manual_seed(2)
+    matrix, norm = torch.randn(70, 96), Norm(torch.rand(96) + 0.5, EPSILON)
+    weight, by_torch = kernel.pack(matrix), ExactArithmetic(16).pack(matrix)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        for tokens in (1, 5, 30):
+            x = torch.randn(tokens, 96) * 3
+            torch.testing.assert_close(weight.of(x, norm), by_torch.of(x, norm), rtol=1e-4, atol=1e-3)
+            gate_up, residual = torch.randn(tokens, 192) * 4, torch.randn(tokens, 70)
+            gate, up = gate_up.chunk(2, dim=-1)
+            added = residual.clone()
+            weight.add_gated_to(added, gate_up)
+            torch.testing.assert_close(added, residual + (silu(gate) * up) @ matrix.T, rtol=1e-4, atol=1e-3)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Float32Arithmetic, value: float) -> None:
+    torch.manual_seed(3)
+    matrix, x = torch.randn(40, 64), torch.randn(9, 64)
+    clean = kernel.pack(matrix).of(x)
+    x[4, 40] = value
+    result = kernel.pack(matrix).of(x)
+    assert not result[4].isfinite().any()
+    assert torch.equal(result[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
+
+
+def test_an_embedding_gives_its_rows_and_is_a_matrix(kernel: Float32Arithmetic) -> None:
+    torch.manual_seed(4)
+    table, x = torch.randn(70, 48), torch.randn(3, 48)
+    embedding = kernel.embed(table)
+    rows = torch.tensor([0, 33, 69, 33])
+    assert torch.equal(embedding.rows_of(rows), table[rows])
+    assert embedding.rows_of(rows).is_contiguous()
+    torch.testing.assert_close(embedding.as_matrix().of(x), x @ table.T, rtol=1e-5, atol=1e-4)
