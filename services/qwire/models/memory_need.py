@@ -18,8 +18,9 @@ STEP_TOKENS = 256
 
 _FLOAT32 = 4
 _HALF = 2
-# Of `qwire.engine.q8`: rows of a block, columns of a group, and a group's bytes, 32 int8 and a float16 scale.
-_BLOCK, _GROUP, _GROUP_BYTES = 16, 32, 34
+# Of `qwire.engine.q8`: rows of a block, columns of a group, and a group's bytes, 32 int8 and a float16 scale; rows that
+# float32 holds together.
+_BLOCK, _GROUP, _GROUP_BYTES, _LANES = 16, 32, 34, 32
 # Of bitsandbytes: weights that share a scale, scales that share one of theirs, and the tables of both.
 _WEIGHTS, _SCALES, _TABLE, _SCALE_TABLE = 64, 256, 16, 256
 
@@ -79,22 +80,28 @@ def memory_need(shape: Shape, quantization: str, device: str, *, tokens: int, se
 
 
 def _plain(shape: Shape, width: int) -> int:
-    # On a CPU a tied head is a second matrix, in the order that products read it.
-    apart = 1 if shape.tied and width == _FLOAT32 else 0
-    return width * (shape.parameters + apart * shape.embedding)
+    if width == _HALF:
+        return width * shape.parameters
+    # On a CPU, as the kernel holds them; where there is no compiler, a tied head is a second matrix.
+    padded = sum(_up(rows, _LANES) * columns * count for rows, columns, count in _matrices(shape))
+    return width * (padded + shape.routers + shape.vectors)
 
 
 def _q8(shape: Shape, _width: int) -> int:
+    groups = sum(_up(rows, _BLOCK) * -(-columns // _GROUP) * count for rows, columns, count in _matrices(shape))
+    return groups * _GROUP_BYTES + _FLOAT32 * (shape.routers + shape.vectors)
+
+
+def _matrices(shape: Shape) -> tuple[tuple[int, int, int], ...]:
+    """Return the matrices of our own decoder: rows, columns, and how many there are."""
     inner, networks = shape.inner, shape.layers * max(shape.experts, 1)
-    matrices = (
+    return (
         (sum(shape.query_key_value), shape.hidden, shape.layers),
         (shape.hidden, shape.heads * shape.head_size, shape.layers),
         (2 * inner, shape.hidden, networks),
         (shape.hidden, inner, networks),
         (shape.vocabulary, shape.hidden, 1 if shape.tied else 2),
     )
-    groups = sum(_up(rows, _BLOCK) * -(-columns // _GROUP) * count for rows, columns, count in matrices)
-    return groups * _GROUP_BYTES + _FLOAT32 * (shape.routers + shape.vectors)
 
 
 def _bitsandbytes(matrix_bytes: Callable[[int, int], int], shape: Shape, width: int) -> int:
