@@ -51,7 +51,7 @@ class ServerState:
         self,
         answers: Sequence[Answer],
         models: Sequence[str],
-        failures: Mapping[str, Iterable[Failure]],
+        failures: Mapping[str, Iterable[Failure | None]],
     ) -> None:
         self.models = tuple(models)
         self.calls: list[RecordedCall] = []
