@@ -77,11 +77,13 @@ class Persistence:
         if self._attempts > options.max_attempts or now + wait_s > self._lost_at + options.timeout_s:
             raise error
         if now + wait_s >= self._deadline:
-            raise DeadlineExceeded(
+            overdue = DeadlineExceeded(
                 "the time allowed for the call ran out",
                 code=grpc.StatusCode.DEADLINE_EXCEEDED,
                 generation_id=self._reader.generation_id,
-            ) from error
+            )
+            overdue.resume_point = self._reader.resume_point
+            raise overdue from error
         return wait_s
 
 

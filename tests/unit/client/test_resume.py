@@ -212,8 +212,9 @@ def test_a_call_that_had_not_begun_is_retried_by_grpc_alone() -> None:
 
 def test_the_deadline_holds_while_nothing_runs() -> None:
     with FakeServer(answers=[ONCE]) as server, Client(server.target, SLOW) as client:
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded) as overdue:
             client.stream("hi", timeout_s=10).generation()
+        assert overdue.value.resume_point == ResumePoint((0, 1), 3, seed=1)
         assert len(server.calls) == 1
 
 
