@@ -19,26 +19,24 @@ LONG: GenerationOptions = {"max_output_tokens": 150, "seed": 3}
 async def test_a_stream_survives_the_restart_of_its_gateway(tokenizer_folder: Path):
     with GatewayProcess(tokenizer_folder) as gateway:
         async with AsyncClient(gateway.target, OPTIONS) as client:
-            stream, seen, deaths = client.stream(PROMPT, **LONG), 0, 0
+            stream, seen, restarts = client.stream(PROMPT, **LONG), 0, list[asyncio.Future[None]]()
             async for _ in stream:
                 seen += 1
                 if seen in {10, 60}:
                     gateway.kill()
-                    restart = asyncio.ensure_future(asyncio.to_thread(gateway.start))
-                    deaths += 1
+                    restarts.append(asyncio.ensure_future(asyncio.to_thread(gateway.start)))
             generation = await stream.generation()
-            await restart
-            assert deaths == 2
+            await asyncio.gather(*restarts)
+            assert len(restarts) == 2
             same(generation, await client.stream(PROMPT, **LONG).generation())
 
 
 def test_a_stream_survives_the_restart_of_its_gateway_without_asyncio(tokenizer_folder: Path):
     with GatewayProcess(tokenizer_folder) as gateway, Client(gateway.target, OPTIONS) as client:
-        stream = client.stream(PROMPT, **LONG)
+        stream, restart = client.stream(PROMPT, **LONG), threading.Thread(target=gateway.start)
         for seen, _ in enumerate(stream):
             if seen == 20:
                 gateway.kill()
-                restart = threading.Thread(target=gateway.start)
                 restart.start()
         restart.join()
         same(stream.generation(), client.stream(PROMPT, **LONG).generation())

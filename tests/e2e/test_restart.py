@@ -55,8 +55,8 @@ def test_a_stream_survives_the_restart_of_everything(tmp_path: Path, sampling: G
             process.wait()
             process = start(config, port, log)
             generation = stream.generation()
-            seed = generation.started.sampling.seed
-            whole = client.generate("endless", **{**LONG, **sampling, "seed": seed})
+            again: GenerationOptions = {**LONG, **sampling, "seed": generation.started.sampling.seed}
+            whole = client.generate("endless", **again)
         assert [token.id for token in generation.tokens] == [token.id for token in whole.tokens]
         assert generation.text == whole.text
         assert generation.usage.output_tokens == 800
