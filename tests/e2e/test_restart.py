@@ -48,14 +48,15 @@ def test_a_stream_survives_the_restart_of_everything(tmp_path: Path, sampling: G
     process = start(config, port, log)
     try:
         with Client(f"127.0.0.1:{port}") as client:
-            stream = client.stream("endless", **LONG, **sampling)
+            options: GenerationOptions = {**LONG, **sampling}
+            stream = client.stream("endless", **options)
             for _ in range(30):
                 next(stream)
             process.kill()
             process.wait()
             process = start(config, port, log)
             generation = stream.generation()
-            again: GenerationOptions = {**LONG, **sampling, "seed": generation.started.sampling.seed}
+            again: GenerationOptions = {**options, "seed": generation.started.sampling.seed}
             whole = client.generate("endless", **again)
         assert [token.id for token in generation.tokens] == [token.id for token in whole.tokens]
         assert generation.text == whole.text

@@ -70,7 +70,8 @@ class Persistence:
             self._output_tokens = self._reader.output_tokens
             self._attempts, self._lost_at = 0, math.inf
         self._lost_at = min(self._lost_at, now)
-        backoff_s = min(options.initial_backoff_s * 2.0**self._attempts, options.max_backoff_s)
+        doublings = min(self._attempts, 64)  # far beyond any bound, and far from an overflow
+        backoff_s = min(options.initial_backoff_s * 2.0**doublings, options.max_backoff_s)
         self._attempts += 1
         # The clients of a server that died must not come back all at once.
         wait_s = max(backoff_s * random.uniform(0.8, 1.2), _hint_s(error) * random.uniform(1.0, 1.2))  # noqa: S311 - no secret
