@@ -101,6 +101,24 @@ async def test_a_stream_that_is_cut_again_and_again_is_one_stream(processor: Tex
     assert {request.sampling.seed for request in asked} == {generation.started.sampling.seed}
 
 
+async def test_a_stream_that_a_draining_server_may_not_finish_goes_on_at_another_one(processor: TextProcessor):
+    first, second = (FakeEngine(card=card_of(processor), step_s=0.02) for _ in range(2))
+    edges = open_edge([await served(processor, first)]), open_edge([await served(processor, second)])
+    async with edges[0] as going, edges[1] as other, AsyncClient(f"ipv4:{target(going)},{target(other)}") as client:
+        stream = client.stream("hi", max_output_tokens=200, ignore_eos=True)
+        for _ in range(5):
+            await anext(stream)
+        drained = going if going.server.open_streams else other
+        await drained.server.drain(0.05)
+        generation = await stream.generation()
+    assert generation.usage.output_tokens == len(generation.tokens) == 200
+    resumed = [request for request in (*first.requests, *second.requests) if request.output_token_ids]
+    assert len(resumed) == 1
+    assert resumed[0].output_token_ids == tuple(
+        token.id for token in generation.tokens[: len(resumed[0].output_token_ids)]
+    )
+
+
 async def test_unavailable_tells_where_a_stream_stood(stubs: Stubs, engine: FakeEngine):
     engine.fail_after, engine.failure = 5, EngineUnavailable(0.25)
     spec = GenerationSpec(text="abc", sampling=SamplingOptions(seed=1), stop=StopOptions(max_output_tokens=9))
