@@ -84,13 +84,16 @@ async def test_a_stream_that_may_not_go_on_elsewhere_says_so(
 async def _death_in_mid_stream(mortal: Cluster) -> None:
     async with AsyncClient(mortal.target) as client:
         await ready(client)
-        async with client.stream("endless", max_output_tokens=3000, ignore_eos=True) as stream:
+        async with client.stream("endless", auto_resume=False, max_output_tokens=3000, ignore_eos=True) as stream:
             async for _ in stream.text_stream:
                 break
             kill_replica()
             with pytest.raises(Unavailable) as caught:
                 await stream.generation()
         assert caught.value.retry_after_s is not None
+        point = caught.value.resume_point
+        assert point is not None
+        assert caught.value.metadata["output_tokens"] == str(len(point.output_token_ids))
         await ready(client)  # Serve replaced it, and a real token came from it
         answer = await client.generate("back?", max_output_tokens=3, ignore_eos=True, timeout_s=60)
         assert answer.finished.usage.output_tokens == 3

@@ -209,6 +209,11 @@ class Hiding:
 sys.meta_path[:] = [Hiding(finder) for finder in sys.meta_path]
 from qwire.client.tracing import aio_client_interceptors, client_interceptors
 assert client_interceptors() == aio_client_interceptors() == []
+from qwire.client import Client
+from qwire.client.testing import Answer, FakeServer
+with FakeServer(answers=[Answer(text="one two", drop_after=(1,))]) as server, Client(server.target) as client:
+    assert client.stream("hi").generation().text == "one two"
+assert not [name for name in sys.modules if name.startswith("opentelemetry")]
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 

@@ -22,6 +22,7 @@ from qwire.client.errors import (
     FieldViolation,
     InvalidRequest,
     LimitExceeded,
+    ModelChanged,
     ModelNotFound,
     Overloaded,
     QwireError,
@@ -34,7 +35,7 @@ from qwire.client.errors import (
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.health import Health, HealthCheck, HealthCheckKind, ModelHealth, Probe, ServingState
 from qwire.client.model import Model, ModelCapabilities, ModelLimits, Quantization, QuantizationMethod, TokenCount
-from qwire.client.options import ClientOptions, KeepaliveOptions, RetryOptions, TLSOptions
+from qwire.client.options import ClientOptions, KeepaliveOptions, ResumeOptions, RetryOptions, TLSOptions
 from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
 from qwire.client.result import (
     Channel,
@@ -46,6 +47,7 @@ from qwire.client.result import (
     TokenAlternative,
     TokenInfo,
 )
+from qwire.client.resume_point import ResumePoint
 from qwire.client.started import Sampling, Started, Stop
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream
 from qwire.client.sync import Client
@@ -86,6 +88,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelCapabilities",
+    "ModelChanged",
     "ModelHealth",
     "ModelLimits",
     "ModelNotFound",
@@ -96,6 +99,8 @@ __all__ = [
     "Quantization",
     "QuantizationMethod",
     "QwireError",
+    "ResumeOptions",
+    "ResumePoint",
     "RetryOptions",
     "Role",
     "Sampling",

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwire.text.output import OutputPiece, OutputText
+from qwire.text.output import OutputPiece, OutputText, joined
 from qwire.text.processor import TextProcessor
 from qwire.text.request import TextPrompt
+from qwire.text.splitter import Channel
 
 Encode = Callable[[str], list[int]]
 
@@ -50,7 +51,7 @@ def text_of(pieces: list[OutputPiece]) -> str:
 
 
 def rest_of(output: OutputText) -> str:
-    return text_of(output.finish())
+    return output.finish().text
 
 
 def test_a_stop_string_counts_from_the_minimum_on(processor: TextProcessor, encode: Encode):
@@ -73,3 +74,9 @@ def test_an_incomplete_character_comes_at_the_end_and_completes_no_stop_string(
     output = processor.output_text(("\ufffd",), 0)
     assert text_of(output.push(encode("🙂")[:-1])) == ""
     assert rest_of(output) == "\ufffd"
+
+
+def test_text_of_a_token_to_come_stays_apart_from_tokens_before_it():
+    ahead = OutputPiece("b", 0, channel=Channel.REASONING)
+    pieces = [OutputPiece("a", 2, channel=Channel.REASONING), ahead, OutputPiece("c", 1), OutputPiece("d", 1)]
+    assert joined(pieces) == [pieces[0], ahead, OutputPiece("cd", 2)]

@@ -1,0 +1,144 @@
+"""A generation whose replicas are lost: what is recorded of it, and when it is given up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, QueueFull
+from qwire.engine.fake import FakeEngine
+from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.serve.config import ReplicaSettings
+from qwire.serve.handle import ReplicaHandle
+from qwire.serve.remote import RemoteEngine
+from qwire.telemetry.failover import FailoverRecorder
+from qwire.telemetry.metrics import Metrics
+from qwire.telemetry.propagation import inject
+from qwire.telemetry.setup import Telemetry
+
+
+class FakeReplicas:
+    """Gives each attempt the next engine; the last one again once all have had their turn."""
+
+    def __init__(self, engines: Sequence[FakeEngine]) -> None:
+        self._engines = list(engines)
+        self.attempts = 0
+
+    async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+        """Call it."""
+        self.attempts += 1
+        engine = self._engines.pop(0) if len(self._engines) > 1 else self._engines[0]
+        async for chunk in getattr(engine, method)(*args):
+            yield chunk
+
+
+class Gateway:
+    """A remote engine, and what was recorded of it."""
+
+    def __init__(self, *engines: FakeEngine, **settings: Any) -> None:
+        self._spans, self._reader = InMemorySpanExporter(), InMemoryMetricReader()
+        provider = TracerProvider(shutdown_on_exit=False)
+        provider.add_span_processor(SimpleSpanProcessor(self._spans))
+        self.tracer = provider.get_tracer("test")
+        meter = MeterProvider([self._reader], shutdown_on_exit=False).get_meter("test")
+        self.replicas = FakeReplicas(engines)
+        self.engine = RemoteEngine(
+            cast("ReplicaHandle", self.replicas),
+            ReplicaSettings(**settings),
+            FailoverRecorder(Telemetry(self.tracer, Metrics(meter)), "tiny"),
+        )
+
+    async def tokens(self, request: TokenRequest) -> list[int]:
+        """Generate under a span of the server."""
+        with self.tracer.start_as_current_span("server") as span:
+            self.server = span.get_span_context()
+            fields = inject(trace.set_span_in_context(span))
+            request = replace(request, envelope=replace(request.envelope, traceparent=fields.traceparent))
+            return [token async for chunk in self.engine.generate(request) for token in chunk.token_ids]
+
+    @property
+    def attempts(self) -> list[ReadableSpan]:
+        """The spans of attempts."""
+        return [span for span in self._spans.get_finished_spans() if span.name == "attempt"]
+
+    @property
+    def failovers(self) -> dict[Any, int]:
+        """Counts by outcome."""
+        data = self._reader.get_metrics_data()
+        metrics = [m for r in data.resource_metrics for s in r.scope_metrics for m in s.metrics] if data else []
+        points = [point for metric in metrics for point in metric.data.data_points]
+        return {dict(point.attributes or {})["qwire.failover.outcome"]: cast("Any", point).value for point in points}
+
+
+REQUEST = TokenRequest((7, 8, 9), Envelope("id"), StopParams(max_output_tokens=12))
+
+
+def dies_after(tokens: int) -> FakeEngine:
+    return FakeEngine(fail_after=tokens, failure=EngineUnavailable(2.0))
+
+
+async def test_each_attempt_is_a_span_and_each_loss_is_counted():
+    gateway = Gateway(dies_after(3), dies_after(5), FakeEngine())
+    assert await gateway.tokens(REQUEST) == [7, 8, 9] * 4
+    told = [dict(span.attributes or {}) for span in gateway.attempts]
+    assert [one["qwire.attempt.number"] for one in told] == [1, 2, 3]
+    assert [one["qwire.attempt.resumed_at_tokens"] for one in told] == [0, 3, 5]
+    assert [one["gen_ai.usage.output_tokens"] for one in told] == [3, 2, 7]
+    assert [one.get("error.type") for one in told] == ["EngineUnavailable", "EngineUnavailable", None]
+    assert [one["gen_ai.response.id"] for one in told] == ["id"] * 3
+    assert [span.status.status_code for span in gateway.attempts] == [
+        StatusCode.ERROR,
+        StatusCode.ERROR,
+        StatusCode.UNSET,
+    ]
+    assert {span.parent and span.parent.span_id for span in gateway.attempts} == {gateway.server.span_id}
+    assert gateway.failovers == {"elsewhere": 2}
+
+
+async def test_nothing_is_told_of_a_generation_that_lost_no_replica():
+    gateway = Gateway(FakeEngine())
+    assert len(await gateway.tokens(REQUEST)) == 12
+    refusing = Gateway(FakeEngine(fail_after=0, failure=QueueFull(1.0)))
+    with pytest.raises(QueueFull):
+        await refusing.tokens(REQUEST)
+    assert gateway.attempts == refusing.attempts == []
+    assert gateway.failovers == refusing.failovers == {}
+
+
+async def test_a_caller_that_leaves_ends_the_last_attempt_without_an_error():
+    gateway = Gateway(dies_after(3), FakeEngine())
+    stream = gateway.engine.generate(replace(REQUEST, envelope=Envelope("id", traceparent=f"00-{1:032x}-{2:016x}-01")))
+    for _ in range(5):
+        await anext(stream)
+    await stream.aclose()
+    last = gateway.attempts[-1]
+    assert dict(last.attributes or {})["error.type"] == "GeneratorExit"
+    assert last.status.status_code is StatusCode.UNSET
+
+
+async def test_attempts_without_a_token_are_bounded():
+    gateway = Gateway(dies_after(3), failover_attempts=2)
+    with pytest.raises(EngineUnavailable) as lost:
+        await gateway.tokens(REQUEST)
+    assert lost.value.retry_after_s == 2.0
+    assert gateway.replicas.attempts == 3
+    assert gateway.failovers == {"elsewhere": 2, "given_up": 1}
+
+
+async def test_no_attempt_is_made_beyond_the_deadline():
+    gateway = Gateway(dies_after(3))
+    soon = replace(REQUEST.envelope, deadline_unix_ns=time.time_ns() + 50_000_000)
+    with pytest.raises(DeadlineExceeded):
+        await gateway.tokens(replace(REQUEST, envelope=soon))
+    assert gateway.replicas.attempts == 1
