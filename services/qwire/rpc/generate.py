@@ -17,6 +17,7 @@ from qwire.rpc.generation import GenerationRun
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.prompt import PromptConverter
 from qwire.rpc.registry import ModelRegistry
+from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import generate_pb2 as pb
 from qwire.v1.generate_pb2_grpc import GenerateServiceServicer
 
@@ -29,23 +30,26 @@ class GenerateService(GenerateServiceServicer):
     Args:
         registry: The models.
         monitor: Is told of every token, as a sign of life.
+        budget: How far engines may be ahead of callers.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor) -> None:
+    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget) -> None:
         self._registry = registry
         self._monitor = monitor
+        self._budget = budget
 
     @override
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
         """Return a whole generation."""
-        return pb.GenerateResponse(generation=await _run(request).whole(self._registry, self._monitor))
+        generation = await _run(request).whole(self._registry, self._monitor, self._budget)
+        return pb.GenerateResponse(generation=generation)
 
     @override
     async def StreamGenerate(
         self, request: pb.StreamGenerateRequest, context: _Context
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Yield a generation as it comes."""
-        async with aclosing(_run(request).responses(self._registry, self._monitor)) as responses:
+        async with aclosing(_run(request).responses(self._registry, self._monitor, self._budget)) as responses:
             async for response in responses:
                 yield response
 
