@@ -19,6 +19,7 @@ from qwire.v1.generate_pb2_grpc import GenerateServiceStub
 from qwire.v1.types_pb2 import GenerationSpec, StopOptions
 from tests.contract.edge import CALM, Edge, card_of, open_edge, served, until
 from tests.contract.failure import Failure, collect
+from tests.support.log_lines import collected_log_lines
 
 NARROW = (("grpc.http2.lookahead_bytes", 1024), ("grpc.http2.bdp_probe", 0))
 """A client whose network takes little that it has not read."""
@@ -64,6 +65,14 @@ async def test_a_stalled_reader_is_ended_with_a_typed_error(processor: TextProce
 
 
 async def test_a_stalled_reader_that_never_reads_again_leaves_no_task(processor: TextProcessor):
+    with collected_log_lines() as lines:
+        await stall_for_good(processor)
+        ended = [line["code"] for line in lines.of("rpc_finished") if line["method"].endswith("StreamGenerate")]
+        assert ended == ["RESOURCE_EXHAUSTED"]
+        assert not [line for line in lines.all() if line["level"] == "error"]
+
+
+async def stall_for_good(processor: TextProcessor) -> None:
     config = replace(CALM, write_stall_timeout_s=0.3, max_stream_buffer_bytes=64 * 1024)
     async with open_edge([await served(processor, endless(processor))], config=config) as edge:
         await until(lambda: edge.server.health.status().models != [])

@@ -178,9 +178,9 @@ class CallGuard(grpc.aio.ServerInterceptor):
         try:
             async with asyncio.timeout(_STATUS_S):
                 await context.abort(code_of(status), status.message, trailers)
-        except TimeoutError:
-            # The caller does not read. The status waits in the network's buffers behind what was sent before.
-            raise grpc.aio.AbortError from None
+        except (TimeoutError, grpc.aio.InternalError):
+            # The caller does not read, so that the status waits behind what was sent before; or it has gone meanwhile.
+            raise asyncio.CancelledError from None
 
 
 def log_defect(error: BaseException, call: Call) -> None:
