@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -84,7 +85,7 @@ async def one(stub: GenerateServiceStub, choose: random.Random) -> End | None:
     spec.stop.CopyFrom(StopOptions(max_output_tokens=3000, ignore_eos=True))
     by_deadline, lasts_s = choose.random() < 0.5, 0.05 + choose.random() * 0.7
     asked = time.perf_counter()
-    call = stub.StreamGenerate(pb.StreamGenerateRequest(spec=spec), timeout=lasts_s if by_deadline else 60)
+    call: Any = stub.StreamGenerate(pb.StreamGenerateRequest(spec=spec), timeout=lasts_s if by_deadline else 60)
     generation_id = ""
     try:
         async with asyncio.timeout(None if by_deadline else lasts_s):
