@@ -46,15 +46,15 @@ class Tally:
 
 async def ask(client: AsyncClient, choose: random.Random, tally: Tally) -> None:
     """Ask for one answer of 16 to 48 tokens."""
-    began, started, tokens = time.perf_counter(), False, choose.randint(16, 48)
+    began, started, spoke, tokens = time.perf_counter(), False, False, choose.randint(16, 48)
     prompt = "".join(choose.choices("abcdefgh ", k=40))
     try:
         async for event in client.stream(prompt, max_output_tokens=tokens, ignore_eos=True):
             if isinstance(event, Started):
                 started = True
-            elif started and getattr(event, "tokens", ()):
+            elif not spoke and getattr(event, "tokens", ()):
                 tally.first_token_s.append(time.perf_counter() - began)
-                started = False
+                spoke = True
         tally.ended.append((time.perf_counter(), tokens))
     except QwireError as error:
         if isinstance(error, Overloaded) and not started:
