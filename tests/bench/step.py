@@ -107,7 +107,7 @@ def _least(function: Callable[[], Any]) -> float:
 
 def watch(decoder: LeanDecoder, clock: Clock) -> None:
     """Time the parts of a decoder."""
-    kinds = {type(decoder.head), type(decoder.layers[0].gate_up)}
+    kinds = {type(decoder.head), type(decoder.layers[0].query_key_value)}
     for kind in kinds:
         for method in ("of", "add_to", "add_gated_to"):
             clock.around(kind, method, "products")

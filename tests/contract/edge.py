@@ -29,6 +29,8 @@ CONTEXT_TOKENS = 512
 MAX_OUTPUT_TOKENS = 256
 DEFAULT_MAX_OUTPUT_TOKENS = 16
 CONFIG = ServerConfig(port=0, health=HealthConfig(probe_interval_s=0.1, starting_interval_s=0.02, probe_timeout_s=1.0))
+STEPWISE = replace(CONFIG, max_stream_buffer_bytes=0)
+"""Nothing is read ahead, so that each of an engine's chunks is a message of its own."""
 CALM = replace(CONFIG, health=replace(CONFIG.health, probe_interval_s=3600.0))
 """For engines with few places: after the first one, probes take none of them."""
 

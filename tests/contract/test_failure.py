@@ -103,3 +103,16 @@ async def test_empty_model_id_is_refused_where_there_are_several(processor: Text
         spec = GenerationSpec(text="abc", model="two")
         response = await edge.stubs.generate.Generate(pb.GenerateRequest(spec=spec))
         assert response.generation.started.model == "two"
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_with_what_was_estimated(processor: TextProcessor):
+    refusal = errors.DeadlineUnattainable(estimate_s=20.0, left_s=4.5, retry_after_s=15.5)
+    engine = FakeEngine(card=card_of(processor), fail_after=0, failure=refusal)
+    async with open_edge([await served(processor, engine)]) as edge:
+        failure = await failure_of(edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC)))
+        assert (failure.code, failure.reason) == ("DEADLINE_EXCEEDED", "DEADLINE_UNATTAINABLE")
+        assert (failure.metadata["estimate_ms"], failure.metadata["remaining_ms"]) == ("20000", "4500")
+        assert (failure.retry_after_s, failure.pushback_ms) == (15.5, 15500)
+        engine.failure = errors.DeadlineUnattainable(estimate_s=20.0, left_s=4.5, retry_after_s=None)
+        failure = await failure_of(edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC)))
+        assert (failure.retry_after_s, failure.pushback_ms) == (None, None)

@@ -11,7 +11,15 @@ from qwire.text.processor import TextProcessor
 from qwire.text.request import TextPrompt
 from qwire.v1 import generate_pb2 as pb
 from qwire.v1 import types_pb2
-from tests.contract.edge import CONTEXT_TOKENS, DEFAULT_MAX_OUTPUT_TOKENS, Stubs, card_of, open_edge, served
+from tests.contract.edge import (
+    CONTEXT_TOKENS,
+    DEFAULT_MAX_OUTPUT_TOKENS,
+    STEPWISE,
+    Stubs,
+    card_of,
+    open_edge,
+    served,
+)
 from tests.contract.failure import collect
 
 LENGTH = types_pb2.FINISH_REASON_LENGTH
@@ -126,13 +134,15 @@ async def test_end_of_turn_and_stop_token_are_told(processor: TextProcessor):
         assert (finished.reason, finished.match.stop_token_id) == (types_pb2.FINISH_REASON_STOP_TOKEN, 2)
 
 
-async def test_resume_goes_on_as_if_never_interrupted(stubs: Stubs):
+async def test_resume_goes_on_as_if_never_interrupted(processor: TextProcessor, engine: FakeEngine):
     spec = spec_of(sampling=types_pb2.SamplingOptions(seed=7))
-    whole = await collect(stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=spec)))
-    received = [token.id for response in whole[:6] for token in response.delta.tokens]
-    spec.resume.output_token_ids.extend(received)
-    spec.resume.last_sequence = whole[5].sequence
-    rest = await collect(stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=spec)))
+    async with open_edge([await served(processor, engine)], config=STEPWISE) as edge:
+        stream = edge.stubs.generate.StreamGenerate
+        whole = await collect(stream(pb.StreamGenerateRequest(spec=spec)))
+        received = [token.id for response in whole[:6] for token in response.delta.tokens]
+        spec.resume.output_token_ids.extend(received)
+        spec.resume.last_sequence = whole[5].sequence
+        rest = await collect(stream(pb.StreamGenerateRequest(spec=spec)))
     assert [response.sequence for response in rest] == list(range(7, 7 + len(rest)))
     assert "".join(r.delta.text for r in (*whole[:6], *rest)) == "".join(r.delta.text for r in whole)
     assert rest[-1].finished.usage == whole[-1].finished.usage

@@ -56,6 +56,7 @@ async def test_a_spent_budget_makes_the_model_answer(processor: TextProcessor):
         assert [token.id for token in whole.tokens[:-1]] == expected
         assert whole.finished.usage.output_tokens == len(expected) + 1
         assert whole.finished.usage.reasoning_tokens == 6 + len("\n</think>")
+        assert [request.envelope.admitted for request in model.engine.requests[-2:]] == [False, True]
         responses = await model.stream(spec)
         assert [response.sequence for response in responses] == list(range(1, len(responses) + 1))
         assert [token for response in responses for token in response.delta.tokens] == list(whole.tokens)

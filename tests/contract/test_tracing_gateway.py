@@ -86,6 +86,16 @@ def of(spans: list[Span], method: str) -> list[Span]:
     return [span for span in spans if span.name == method]
 
 
+async def test_spans_and_log_lines_tell_the_tenant_and_metrics_do_not(watch: Watch, stubs: Stubs):
+    call = stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=spec()), metadata=(("x-qwire-tenant", "a"),))
+    assert [item async for item in call]
+    told = [*await watch.spans(1), *await watch.spans(3, Span.SPAN_KIND_INTERNAL)]
+    assert [attributes(span.attributes).get("qwire.tenant") for span in told] == ["a"] * 4
+    assert [line["tenant"] for line in await watch.finished(1)] == ["a"]
+    assert watch.receiver.metrics
+    assert "qwire.tenant" not in str(watch.receiver.metrics)
+
+
 async def test_one_trace_from_the_client_to_the_last_token(watch: Watch, stubs: Stubs):
     responses = [item async for item in stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=spec()))]
     generation_id = responses[0].started.generation_id

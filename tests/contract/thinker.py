@@ -13,7 +13,7 @@ from qwire.text.processor import TextProcessor
 from qwire.text.request import TextPrompt
 from qwire.text.template import ChatTemplate
 from qwire.v1 import generate_pb2, types_pb2
-from tests.contract.edge import Stubs, card_of, open_edge, served
+from tests.contract.edge import STEPWISE, Stubs, card_of, open_edge, served
 from tests.contract.failure import collect
 
 TEMPLATE = Path(__file__).parents[1] / "unit" / "text" / "data" / "qwen3.jinja"
@@ -66,7 +66,7 @@ async def open_thinker(
         return [*existing[: len(existing) - told], *rest, end]
 
     engine = FakeEngine(script, card=card)
-    async with open_edge([await served(thinking, engine)]) as edge:
+    async with open_edge([await served(thinking, engine)], config=STEPWISE) as edge:
         yield Thinker(edge.stubs, engine, thinking, f"127.0.0.1:{edge.port}")
 
 

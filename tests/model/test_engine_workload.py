@@ -46,7 +46,7 @@ async def test_random_requests_in_little_memory(tiny_qwen2: Path, start_engine: 
         kv_capacity_tokens=240,
         page_tokens=8,
         max_running=8,
-        max_waiting=REQUESTS,
+        max_waiting=2 * REQUESTS,  # low priority has half of it
         max_step_tokens=32,
     )
     ends: Counter[str] = Counter()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Think, Tls, TlsCa, TlsCert, TlsKey, connect, describe
+from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Think, Tls, TlsCa, TlsCert, TlsKey, connect, describe
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer
 from qwire.cli.thinking import answer_of
@@ -24,6 +24,7 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
     think: Think = None,
+    tenant: Tenant = "",
     server: Server = SERVER,
     tls: Tls = False,
     tls_ca: TlsCa = None,
@@ -38,7 +39,7 @@ def chat(
     options = GenerationOptions(
         model=model, system=system, max_output_tokens=max_tokens, temperature=temperature, reasoning=think
     )
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         typer.echo(f"Ctrl-C cancels an answer, Ctrl-D leaves; {_COMMANDS}.", err=True)
         _converse(Conversation(client, options, server))
 

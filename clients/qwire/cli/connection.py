@@ -38,6 +38,9 @@ TlsCert = Annotated[
     Path | None, typer.Option("--tls-cert", exists=True, dir_okay=False, help="The client's certificate (PEM).")
 ]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key (PEM).")]
+Tenant = Annotated[
+    str, typer.Option("--tenant", envvar="QWIRE_TENANT", help="The name under which a busy model is shared fairly.")
+]
 ModelId = Annotated[str, typer.Option("--model", help="Which served model; needed where there are several.")]
 Think = Annotated[
     bool | None,
@@ -51,7 +54,9 @@ SERVER = DEFAULT_TARGET
 
 
 @contextmanager
-def connect(server: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None) -> Generator[Client]:
+def connect(
+    server: str, *, tls: bool, ca: Path | None, cert: Path | None, key: Path | None, tenant: str = ""
+) -> Generator[Client]:
     """Yield a client; an error of a call becomes one line on standard error and exit code 1.
 
     Raises:
@@ -60,7 +65,7 @@ def connect(server: str, *, tls: bool, ca: Path | None, cert: Path | None, key: 
     try:
         tls_options = TLSOptions.from_files(root_certificates=ca, client_certificate=cert, client_key=key)
         encrypted = tls or ca or cert or key
-        opened = Client(server, ClientOptions(tls=tls_options if encrypted else None))
+        opened = Client(server, ClientOptions(tls=tls_options if encrypted else None, tenant=tenant))
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
     with opened as client:

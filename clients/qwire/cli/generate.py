@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Think, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Think, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer, write_json
 from qwire.cli.stopwatch import Stopwatch
@@ -36,6 +36,7 @@ def generate(
     timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the whole generation as JSON, at its end.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Write tokens and times to standard error.")] = False,
+    tenant: Tenant = "",
     server: Server = SERVER,
     tls: Tls = False,
     tls_ca: TlsCa = None,
@@ -63,7 +64,7 @@ def generate(
         regex=regex,
         choices=choice or None,
     )
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         stopwatch = Stopwatch()
         with cancelled_by_interrupt(lambda: client.stream(text, timeout_s=timeout, **options)) as stream:
             pieces = stopwatch.watch(stream.text_stream if as_json else answer_of(stream))

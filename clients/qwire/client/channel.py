@@ -8,6 +8,7 @@ import grpc
 import grpc.aio
 
 from qwire.client.options import ClientOptions, TLSOptions
+from qwire.client.tenant import aio_tenant_interceptors, tenant_interceptors
 from qwire.client.tracing import aio_client_interceptors, client_interceptors
 
 DEFAULT_TARGET = "127.0.0.1:50051"
@@ -24,7 +25,7 @@ def open_channel(target: str, options: ClientOptions) -> grpc.Channel:
         channel = grpc.insecure_channel(target, arguments)
     else:
         channel = grpc.secure_channel(target, _credentials(options.tls), arguments)
-    interceptors = client_interceptors(target)
+    interceptors = [*tenant_interceptors(options), *client_interceptors(target)]
     return grpc.intercept_channel(channel, *interceptors) if interceptors else channel
 
 
@@ -32,7 +33,7 @@ def open_aio_channel(target: str, options: ClientOptions) -> grpc.aio.Channel:
     """Open a channel for the asyncio client. It connects when the first call is made."""
     arguments = channel_arguments(options)
     _check(target)
-    interceptors = aio_client_interceptors(target)
+    interceptors = [*aio_tenant_interceptors(options), *aio_client_interceptors(target)]
     if options.tls is None:
         return grpc.aio.insecure_channel(target, arguments, interceptors=interceptors)
     return grpc.aio.secure_channel(target, _credentials(options.tls), arguments, interceptors=interceptors)

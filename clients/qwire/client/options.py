@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+_TENANT = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
+_METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
 
 
 def _require(*, holds: bool, option: str, rule: str) -> None:
@@ -202,12 +206,23 @@ class ClientOptions:
     max_send_bytes: int | None = None
     """The largest message to send. None = no limit here: the server has its own and says so."""
 
+    tenant: str = ""
+    """The name under which the server shares a busy model fairly among callers. 1 to 64 letters, digits and characters
+    of `. _ : @ / -`. Empty = the share of all who have no name."""
+
+    tenant_key: str = "x-qwire-tenant"
+    """The metadata key that carries it; the server's `tenant_key`."""
+
     channel_options: tuple[tuple[str, str | int], ...] = ()
     """gRPC channel arguments; each replaces the one of the same key that the options above stand for."""
 
     def __post_init__(self) -> None:
         for option in ("timeout_s", "control_timeout_s"):
             check_timeout(getattr(self, option), option)
+        holds = not self.tenant or _TENANT.fullmatch(self.tenant) is not None
+        _require(holds=holds, option="tenant", rule="1 to 64 letters, digits and characters of . _ : @ / -")
+        holds = _METADATA_KEY.fullmatch(self.tenant_key) is not None
+        _require(holds=holds, option="tenant_key", rule="a lower-case metadata key")
         _require(holds=self.max_receive_bytes > 0, option="max_receive_bytes", rule="above 0")
         _require(holds=self.max_send_bytes is None or self.max_send_bytes > 0, option="max_send_bytes", rule="above 0")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import grpc
 
-from qwire.client.call_span import ATTEMPT_OF, CallSpan, Metadatum
+from qwire.client.call_details import CallDetails
+from qwire.client.call_span import ATTEMPT_OF, CallSpan
 
 Continuation = Callable[[grpc.ClientCallDetails, Any], Any]
 
@@ -41,7 +42,7 @@ class TracingInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
         whole = ATTEMPT_OF.get()
         if whole is not None:
             metadata = whole.with_trace_context(client_call_details.metadata)
-            return continuation(_Details(client_call_details, metadata), request)
+            return continuation(CallDetails(client_call_details, metadata), request)
         span, call = self._begin(continuation, client_call_details, request)
         if not call.add_callback(lambda: span.finish(call.code().name)):
             span.finish(call.code().name)
@@ -50,22 +51,10 @@ class TracingInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
     def _begin(self, continuation: Continuation, details: grpc.ClientCallDetails, request: Any) -> tuple[CallSpan, Any]:
         span = CallSpan(details.method, request, self._target)
         try:
-            return span, continuation(_Details(details, span.with_trace_context(details.metadata)), request)
+            return span, continuation(CallDetails(details, span.with_trace_context(details.metadata)), request)
         except BaseException:
             span.finish("CANCELLED")  # such as by Ctrl-C: errors of the call are returned, not raised
             raise
-
-
-class _Details(grpc.ClientCallDetails):
-    """A call's details with other metadata."""
-
-    def __init__(self, details: grpc.ClientCallDetails, metadata: list[Metadatum]) -> None:
-        self.method = details.method
-        self.timeout = details.timeout
-        self.metadata = tuple(metadata)
-        self.credentials = details.credentials
-        self.wait_for_ready = details.wait_for_ready
-        self.compression = details.compression
 
 
 class _TracedStream:

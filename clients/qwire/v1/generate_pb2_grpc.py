@@ -32,8 +32,8 @@ class GenerateServiceStub:
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
     NOT_FOUND           MODEL_NOT_FOUND
-    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE
-    DEADLINE_EXCEEDED   DEADLINE
+    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
+    DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
@@ -43,7 +43,17 @@ class GenerateServiceStub:
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
-    DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
+    DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with
+    DEADLINE_UNATTAINABLE before anything is computed for it; the metadata `estimate_ms` says how long it would take at
+    least, `remaining_ms` what was left. A deadline that lets the first token come is no promise of the last one.
+
+    OVERLOADED is said at once, to calls for which the queue has no room; RetryInfo, and `grpc-retry-pushback-ms` in the
+    trailing metadata, estimate when there is some. A call that was taken into the queue is never refused for another
+    one's sake. Callers share a busy model fairly, by the tokens that they are given, if they name themselves in the
+    metadata `x-qwire-tenant` (a server may use another key): 1 to 64 letters, digits and characters of . _ : @ / -
+
+    A stream whose caller stops reading is generated to its end all the same, as far as the server's buffers hold it, but
+    the caller is not waited for without limit: the stream ends with SLOW_READER. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
     """
 
     def __init__(self, channel):
@@ -81,8 +91,8 @@ class GenerateServiceServicer:
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
     NOT_FOUND           MODEL_NOT_FOUND
-    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE
-    DEADLINE_EXCEEDED   DEADLINE
+    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
+    DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
@@ -92,7 +102,17 @@ class GenerateServiceServicer:
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
-    DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
+    DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with
+    DEADLINE_UNATTAINABLE before anything is computed for it; the metadata `estimate_ms` says how long it would take at
+    least, `remaining_ms` what was left. A deadline that lets the first token come is no promise of the last one.
+
+    OVERLOADED is said at once, to calls for which the queue has no room; RetryInfo, and `grpc-retry-pushback-ms` in the
+    trailing metadata, estimate when there is some. A call that was taken into the queue is never refused for another
+    one's sake. Callers share a busy model fairly, by the tokens that they are given, if they name themselves in the
+    metadata `x-qwire-tenant` (a server may use another key): 1 to 64 letters, digits and characters of . _ : @ / -
+
+    A stream whose caller stops reading is generated to its end all the same, as far as the server's buffers hold it, but
+    the caller is not waited for without limit: the stream ends with SLOW_READER. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
     """
 
     def Generate(self, request, context):
@@ -161,8 +181,8 @@ class GenerateService:
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
     NOT_FOUND           MODEL_NOT_FOUND
-    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE
-    DEADLINE_EXCEEDED   DEADLINE
+    RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
+    DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
@@ -172,7 +192,17 @@ class GenerateService:
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
-    DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
+    DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with
+    DEADLINE_UNATTAINABLE before anything is computed for it; the metadata `estimate_ms` says how long it would take at
+    least, `remaining_ms` what was left. A deadline that lets the first token come is no promise of the last one.
+
+    OVERLOADED is said at once, to calls for which the queue has no room; RetryInfo, and `grpc-retry-pushback-ms` in the
+    trailing metadata, estimate when there is some. A call that was taken into the queue is never refused for another
+    one's sake. Callers share a busy model fairly, by the tokens that they are given, if they name themselves in the
+    metadata `x-qwire-tenant` (a server may use another key): 1 to 64 letters, digits and characters of . _ : @ / -
+
+    A stream whose caller stops reading is generated to its end all the same, as far as the server's buffers hold it, but
+    the caller is not waited for without limit: the stream ends with SLOW_READER. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
     """
 
     @staticmethod

@@ -45,10 +45,11 @@ def build(config: AppConfig) -> Application:
 
 def _replica_deployment(model: ModelSettings, grace_s: float) -> serve.Deployment:
     settings = model.replicas
+    most = model.engine.max_running + model.engine.max_waiting + model.engine.reserved_waiting
     return serve.deployment(
         name=f"model-{model.served_id}",
-        max_ongoing_requests=model.engine.max_running + model.engine.max_waiting + _HEADROOM,
-        max_queued_requests=model.engine.max_running + model.engine.max_waiting,
+        max_ongoing_requests=most + _HEADROOM,
+        max_queued_requests=most,
         autoscaling_config={
             "min_replicas": settings.min_replicas,
             "max_replicas": settings.max_replicas,

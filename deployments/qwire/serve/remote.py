@@ -64,6 +64,7 @@ class RemoteEngine:
                                 return
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, envelope)
+                request = replace(request, envelope=replace(request.envelope, admitted=True))
                 request_id, tokens = request.envelope.request_id, len(emitted)
                 log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
 

@@ -62,6 +62,10 @@ class KVCacheManager:
         growth = len(self._tables) + 1 if self._tables else 0
         return taken + growth <= self._pool.available
 
+    def reusable_tokens(self, sequence: Sequence) -> int:
+        """Return how many of the tokens of a sequence that has no pages need not be computed, as of now."""
+        return len(self._find(sequence, 0)) * self.page_tokens
+
     def allocate(self, sequence: Sequence) -> int:
         """Give pages for all its tokens to a sequence that has none yet and that `can_allocate` approved.
 

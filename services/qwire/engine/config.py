@@ -25,7 +25,10 @@ class EngineConfig:
         compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
             on CUDA bfloat16 where the device has it, else float16. A CPU computes in float32 only.
         max_running: Generations in prefill or decode at once, at least 1.
-        max_waiting: Generations in the queue beside them; more are refused with QueueFull. 0 = no queue.
+        max_waiting: Generations in the queue beside them; more are refused with QueueFull. 0 = no queue. Low priority
+            has half of it. A quarter more is there for callers that another one would keep out, and for high priority.
+        priority_aging_s: A generation that has waited this long goes on waiting with the next higher priority, seconds,
+            > 0; so low ones are not put off for ever.
         max_step_tokens: Prompt and output tokens computed in one step, at least `max_running`. Larger steps fill
             prompts faster; smaller ones keep running generations fluent and cancel sooner.
         kv_capacity_tokens: Tokens that the KV cache holds, rounded up to whole pages; None = as many as half of the
@@ -55,6 +58,7 @@ class EngineConfig:
     compute_dtype: str = "auto"
     max_running: int = 16
     max_waiting: int = 64
+    priority_aging_s: float = 30.0
     max_step_tokens: int = 256
     kv_capacity_tokens: int | None = None
     page_tokens: int = 16
@@ -64,12 +68,19 @@ class EngineConfig:
     allow_failed_quality: bool = False
     kernel_dir: Path | None = None
 
+    @property
+    def reserved_waiting(self) -> int:
+        """Places in the queue beyond `max_waiting`; see there."""
+        return -(-self.max_waiting // 4)
+
     def __post_init__(self) -> None:
         _check_choice("quantization", self.quantization, QUANTIZATIONS)
         _check_choice("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         _check_least("threads", self.threads, 1)
         _check_least("max_running", self.max_running, 1)
         _check_least("max_waiting", self.max_waiting, 0)
+        if not self.priority_aging_s > 0:
+            raise ValueError(f"priority_aging_s is {self.priority_aging_s}; it must be above 0")
         _check_least("max_step_tokens", self.max_step_tokens, self.max_running)
         _check_least("kv_capacity_tokens", self.kv_capacity_tokens, 2)
         _check_least("page_tokens", self.page_tokens, 1)

@@ -6,6 +6,7 @@ EngineError
 ├── CapacityExceeded         the caller's: more KV cache than this engine has in all; another try cannot succeed
 ├── QueueFull                nobody's: the waiting queue is at its bound; another try may succeed
 ├── DeadlineExceeded         the caller's clock ran out
+│   └── DeadlineUnattainable     it would run out before the first token: refused before anything was computed
 ├── GenerationCancelled      the caller's wish
 ├── NumericalError           the model's: NaN or infinite logits
 └── EngineUnavailable        the operator's: the engine is stopped, draining or dead
@@ -56,10 +57,10 @@ class CapacityExceeded(EngineError):
 
 
 class QueueFull(EngineError):
-    """The waiting queue is at its bound: try again after a while.
+    """The waiting queue has no place for this request: try again after a while.
 
     Args:
-        retry_after_s: An estimate of when there is room, seconds, > 0.
+        retry_after_s: An estimate of when there is one, seconds, > 0.
     """
 
     def __init__(self, retry_after_s: float) -> None:
@@ -69,6 +70,22 @@ class QueueFull(EngineError):
 
 class DeadlineExceeded(EngineError):
     """The deadline passed before the generation ended."""
+
+
+class DeadlineUnattainable(DeadlineExceeded):
+    """The first token cannot come before the deadline, by what the engine measured lately; nothing was computed.
+
+    Args:
+        estimate_s: The least time that the first token is likely to take from now on, seconds.
+        left_s: What was left until the deadline, seconds, > 0.
+        retry_after_s: When another try with as much time may succeed, seconds; None = not at this engine's speed.
+    """
+
+    def __init__(self, estimate_s: float, left_s: float, retry_after_s: float | None) -> None:
+        super().__init__(estimate_s, left_s, retry_after_s)
+        self.estimate_s = estimate_s
+        self.left_s = left_s
+        self.retry_after_s = retry_after_s
 
 
 class GenerationCancelled(EngineError):

@@ -92,7 +92,8 @@ class FakeEngine:
         """Play the script from where `request.output_token_ids` ends."""
         if self._closed:
             raise EngineUnavailable
-        if len(self._running) >= self._max_running and len(self._waiting) >= self._max_waiting:
+        is_full = len(self._running) >= self._max_running and len(self._waiting) >= self._max_waiting
+        if is_full and not request.envelope.admitted:
             raise QueueFull(retry_after_s=1.0)
         generation = _Generation(request)
         request_id = request.envelope.request_id

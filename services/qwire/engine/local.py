@@ -66,9 +66,14 @@ class LocalEngine:
         self._cache = KVCacheManager(pages, config.page_tokens, prefix_reuse=config.prefix_reuse)
         self._steps = StepLoop(
             ModelRunner(loaded, KVPool(loaded.kv_shape, pages, config.page_tokens)),
-            Scheduler(self._cache, max_running=config.max_running, max_step_tokens=config.max_step_tokens),
+            Scheduler(
+                self._cache,
+                max_running=config.max_running,
+                max_step_tokens=config.max_step_tokens,
+                aging_s=config.priority_aging_s,
+            ),
             threads=thread_count(config),
-            max_waiting=config.max_waiting,
+            config=config,
             deliver=lambda deliveries: self._call_soon(lambda: self._deliver(deliveries)),
             over=lambda: self._call_soon(self._end),
         )

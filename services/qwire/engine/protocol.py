@@ -126,8 +126,9 @@ class Engine(Protocol):
                 constraint cannot be used, which may turn out late.
             ContextLengthExceeded: Prompt and `max_output_tokens` exceed the context.
             CapacityExceeded: They exceed the KV cache.
-            QueueFull: The waiting queue is at its bound.
+            QueueFull: The waiting queue has no place for it.
             DeadlineExceeded: The envelope's deadline passed, in the queue or later.
+            DeadlineUnattainable: Its first token cannot come before the deadline.
             GenerationCancelled: `cancel` was called with the request's id.
             NumericalError: The logits were not finite.
             EngineUnavailable: The engine is stopped or died.

@@ -62,10 +62,13 @@ class Envelope:
 
     Attributes:
         request_id: Names the generation, unique for all time.
-        priority: Higher goes first; 0 is normal. Ties are served in order of arrival.
+        priority: Higher goes first; 0 is normal, 1 the highest. Ties: the tenant with the fewest tokens, then arrival.
         deadline_unix_ns: When the answer is worth nothing any more, nanoseconds since the epoch; None = never.
         traceparent: W3C trace context of the caller's span; None = no trace.
         tracestate: W3C trace state; None = none.
+        tenant: Who shares fairly with others; empty = nobody in particular.
+        admitted: The request was accepted before, here or elsewhere, and goes on: no bound of a queue refuses it, and
+            it goes before what has not begun.
     """
 
     request_id: str
@@ -73,6 +76,8 @@ class Envelope:
     deadline_unix_ns: int | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    tenant: str = ""
+    admitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import attrgetter
 
 from qwire.engine.cache import KVCacheManager
+from qwire.engine.counters import TokenCounters
 from qwire.engine.errors import DeadlineExceeded, EngineError
 from qwire.engine.sequence import Sequence
 
@@ -51,30 +51,43 @@ class StepPlan:
 class Scheduler:
     """Keeps the waiting queue and the running sequences, and plans step after step.
 
-    A step holds one token of every sequence in decode, then prefill chunks by priority and arrival, several sequences
-    in one step, as far as `max_step_tokens` goes. The head of the queue is never overtaken, so nobody starves.
+    A step holds one token of every sequence in decode, then prefill chunks in the order of the running, several
+    sequences in one step, as far as `max_step_tokens` goes.
 
-    KV cache is taken as sequences grow. When there is none left, the last running sequence by priority and arrival
-    loses its own, goes back to its place in the queue, and computes its prompt and output so far again when there is
-    room. The first one never loses it, so something always progresses. Not thread-safe.
+    Of those that wait, the highest priority goes first; then those that ran before; then the tenant that was given the
+    fewest tokens; then the first to arrive. Whoever is first is not overtaken by a smaller one, and waiting raises the
+    priority, so nobody starves.
+
+    KV cache is taken as sequences grow. When there is none left, the last running sequence by priority and the order
+    in which they were given their places loses its own, goes back to the queue, and computes its prompt and output so
+    far again when there is room. That order never changes, whatever tenants are given, and the first one never loses
+    its cache, so something always progresses. Not thread-safe.
 
     Args:
         cache: Where sequences take their KV cache.
         max_running: The most sequences at once.
         max_step_tokens: The most tokens in a step, at least `max_running`.
+        aging_s: Waiting this long raises the priority by one, seconds.
+
+    Attributes:
+        departures: Sequences that had a place and ended.
     """
 
-    def __init__(self, cache: KVCacheManager, *, max_running: int, max_step_tokens: int) -> None:
+    def __init__(self, cache: KVCacheManager, *, max_running: int, max_step_tokens: int, aging_s: float = 30.0) -> None:
         self._cache = cache
         self._max_running = max_running
         self._max_step_tokens = max_step_tokens
+        self._aging_ns = int(aging_s * 1e9)
+        self._counters = TokenCounters()
+        self._places = 0
+        self.departures = 0
         self._waiting: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}
 
     @property
     def waiting(self) -> tuple[Sequence, ...]:
         """The queue; who goes first is first."""
-        return tuple(sorted(self._waiting.values(), key=_order))
+        return tuple(sorted(self._waiting.values(), key=self._order))
 
     @property
     def running(self) -> tuple[Sequence, ...]:
@@ -85,8 +98,23 @@ class Scheduler:
         """Return the live sequence of this id."""
         return self._waiting.get(request_id) or self._running.get(request_id)
 
+    def can_start(self, sequence: Sequence) -> bool:
+        """Say whether a sequence that is not live would have a place at once."""
+        has_place = len(self._running) < self._max_running and self._cache.can_allocate(sequence)
+        return has_place and self.count_before(sequence) == 0
+
+    def count_before(self, sequence: Sequence) -> int:
+        """Return how many of those that wait would go before a sequence that is not live."""
+        order = self._order(sequence)
+        return sum(1 for waiting in self._waiting.values() if self._order(waiting) < order)
+
+    def reusable_tokens(self, sequence: Sequence) -> int:
+        """Return how many of the tokens of a sequence without a place need not be computed, as of now."""
+        return self._cache.reusable_tokens(sequence)
+
     def add(self, sequence: Sequence) -> None:
         """Admit or queue a sequence whose id is not live and that fits the whole cache, with the most output."""
+        self._counters.arrive(sequence.tenant, (waiting.tenant for waiting in self._waiting.values()))
         self._waiting[sequence.request_id] = sequence
         self._admit()
 
@@ -99,10 +127,13 @@ class Scheduler:
         return sequence
 
     def expire(self, now_unix_ns: int) -> list[Sequence]:
-        """End every sequence whose deadline has passed, and return them."""
+        """End every sequence whose deadline has passed, and return them; raise the priority of those that wait long."""
         late = [sequence for sequence in (*self.waiting, *self.running) if _is_late(sequence, now_unix_ns)]
         for sequence in late:
             self._fail(sequence, DeadlineExceeded())
+        for sequence in self._waiting.values():
+            aged = sequence.request.envelope.priority + (now_unix_ns - sequence.queued_unix_ns) // self._aging_ns
+            sequence.level = max(sequence.level, min(aged, _HIGHEST_LEVEL))
         self._admit()
         return late
 
@@ -111,7 +142,7 @@ class Scheduler:
         preempted = self._grow(now_unix_ns)
         budget = self._max_step_tokens
         scheduled: list[ScheduledTokens] = []
-        for sequence in sorted(self._running.values(), key=_step_order):
+        for sequence in sorted(self._running.values(), key=self._step_order):
             if budget == 0:
                 break
             if sequence.pending_tokens > 1:
@@ -144,6 +175,7 @@ class Scheduler:
                 self._fail(sequence, sequence.no_token)
                 continue
             sequence.append(token_id, now_unix_ns)
+            self._counters.charge(sequence.tenant, 1)
             if sequence.ended:
                 self._release(sequence)
         self._admit()
@@ -151,9 +183,9 @@ class Scheduler:
     def _grow(self, now_unix_ns: int) -> list[Sequence]:
         """Give every running sequence the KV cache for its next token, the first one first; return who lost its own."""
         preempted: list[Sequence] = []
-        for sequence in sorted(self._running.values(), key=_order):
+        for sequence in sorted(self._running.values(), key=self._order):
             while sequence not in preempted and not self._cache.can_grow(sequence):
-                last = max(self._running.values(), key=_order)
+                last = max(self._running.values(), key=self._order)
                 self._release(last)
                 last.preempt(now_unix_ns)
                 self._waiting[last.request_id] = last
@@ -164,12 +196,18 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_running:
-            sequence = min(self._waiting.values(), key=_order)
+            sequence = min(self._waiting.values(), key=self._order)
             if not self._cache.can_allocate(sequence):
                 return
             del self._waiting[sequence.request_id]
             sequence.reuse(self._cache.allocate(sequence))
             self._running[sequence.request_id] = sequence
+            if sequence.place is None:
+                self._places += 1
+                sequence.place = self._places
+                self._counters.charge(sequence.tenant, sequence.pending_tokens)
+        if not self._waiting:
+            self._counters.clear()
 
     def _fail(self, sequence: Sequence, failure: EngineError) -> None:
         sequence.failure = failure
@@ -179,16 +217,24 @@ class Scheduler:
     def _release(self, sequence: Sequence) -> None:
         del self._running[sequence.request_id]
         self._cache.free(sequence)
+        self.departures += sequence.ended
+
+    def _order(self, sequence: Sequence) -> tuple[int, int, int, int]:
+        """Who goes first: the smallest. Of two that ever had a place, it changes only by age."""
+        if sequence.place is not None:
+            return -sequence.level, 0, sequence.place, 0
+        if sequence.request.envelope.admitted:
+            return -sequence.level, 1, 0, sequence.arrival
+        return -sequence.level, 2, self._counters.of(sequence.tenant), sequence.arrival
+
+    def _step_order(self, sequence: Sequence) -> tuple[bool, tuple[int, int, int, int]]:
+        """Decode before prefill: `max_step_tokens >= max_running`, so all in decode have their token in every step."""
+        return sequence.pending_tokens > 1, self._order(sequence)
 
 
-_order = attrgetter("order")
+_HIGHEST_LEVEL = 1
 
 
 def _is_late(sequence: Sequence, now_unix_ns: int) -> bool:
     deadline = sequence.request.envelope.deadline_unix_ns
     return deadline is not None and deadline <= now_unix_ns
-
-
-def _step_order(sequence: Sequence) -> tuple[bool, tuple[int, int]]:
-    """Decode before prefill: `max_step_tokens >= max_running`, so all in decode have their token in every step."""
-    return sequence.pending_tokens > 1, sequence.order

@@ -31,6 +31,8 @@ class Sequence:
         computed_tokens: Tokens whose keys and values are in the cache.
         cached_prompt_tokens: Prompt tokens that it found in the cache before it computed them the first time.
         queued_unix_ns: When it entered the waiting queue the last time.
+        level: Its priority, which rises while it waits.
+        place: Its number among those that were given a place to run, in the order of that; None = it never was.
         preemptions: How often it lost its keys and values to others, and went back to the queue.
         scheduled_unix_ns: When its first step began; 0 = it waits.
         first_token_unix_ns: When its first own output token was drawn; 0 = none was.
@@ -48,6 +50,8 @@ class Sequence:
     computed_tokens: int = 0
     cached_prompt_tokens: int = 0
     queued_unix_ns: int = field(init=False)
+    level: int = field(init=False)
+    place: int | None = None
     preemptions: int = 0
     scheduled_unix_ns: int = 0
     first_token_unix_ns: int = 0
@@ -58,6 +62,7 @@ class Sequence:
     def __post_init__(self) -> None:
         self.output_token_ids = list(self.request.output_token_ids)
         self.queued_unix_ns = self.arrived_unix_ns
+        self.level = self.request.envelope.priority
         self.seen = array("q", (*self.request.prompt_token_ids, *self.output_token_ids))
 
     @property
@@ -66,9 +71,9 @@ class Sequence:
         return self.request.envelope.request_id
 
     @property
-    def order(self) -> tuple[int, int]:
-        """Who goes first: the smallest."""
-        return -self.request.envelope.priority, self.arrival
+    def tenant(self) -> str:
+        """Whose it is."""
+        return self.request.envelope.tenant
 
     @property
     def total_tokens(self) -> int:

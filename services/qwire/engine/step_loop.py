@@ -9,8 +9,11 @@ from dataclasses import dataclass
 
 import torch
 
+from qwire.engine.admission import Admission
 from qwire.engine.chunk import Finish
-from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
+from qwire.engine.config import EngineConfig
+from qwire.engine.errors import EngineError, EngineUnavailable
+from qwire.engine.pace import Pace
 from qwire.engine.runner import ModelRunner
 from qwire.engine.sampler import DrawnToken
 from qwire.engine.scheduler import Scheduler, StepPlan
@@ -19,9 +22,6 @@ from qwire.engine.throughput import DecodeRate
 from qwire.telemetry.logging import get_logger
 
 _logger = get_logger(__name__)
-
-_DEFAULT_RETRY_S = 1.0
-_LEAST_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class StepLoop:
         runner: Computes the steps; only this thread uses it.
         scheduler: Plans them; only this object uses it.
         threads: CPU threads of one matrix product.
-        max_waiting: Bound of the waiting queue.
+        config: Bounds of the queue and of a step.
         deliver: Called from the thread once a step, with all that the step brought.
         over: Called from the thread as the last thing that it does.
     """
@@ -68,20 +68,22 @@ class StepLoop:
         scheduler: Scheduler,
         *,
         threads: int,
-        max_waiting: int,
+        config: EngineConfig,
         deliver: Callable[[list[Delivery]], None],
         over: Callable[[], None],
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
         self._threads = threads
-        self._max_waiting = max_waiting
         self._deliver = deliver
         self._over = over
         self._changed = threading.Condition()
         self._closing = False
         self._steps = 0
         self._rate = DecodeRate()
+        self._pace = Pace(config.max_step_tokens)
+        self._admission = Admission(scheduler, self._pace, self._rate, config)
+        self._departures = 0
         # A daemon, so that a process whose engine nobody closed still ends.
         self._thread = threading.Thread(target=self._run, name="qwire-engine", daemon=True)
         self._thread.start()
@@ -90,18 +92,15 @@ class StepLoop:
         """Admit or queue a sequence whose id is not live.
 
         Raises:
-            QueueFull: It would have to wait, and the queue is at its bound.
+            QueueFull: It would have to wait, and the queue has no room for it.
+            DeadlineExceeded: Its deadline has passed, or cannot be met.
             EngineUnavailable: The loop is closing or over.
         """
         with self._changed:
             if self._closing:
                 raise EngineUnavailable
+            self._admission.check(sequence)
             self._scheduler.add(sequence)
-            waiting = self._scheduler.waiting
-            if sequence in waiting and len(waiting) > self._max_waiting:
-                refusal = QueueFull(self._retry_after_s())
-                self._scheduler.abort(sequence.request_id, refusal)
-                raise refusal
             self._changed.notify()
 
     def abort(self, request_id: str, failure: EngineError) -> bool:
@@ -157,7 +156,7 @@ class StepLoop:
         with self._changed:
             while not self._closing:
                 now = time.time_ns()
-                late = self._scheduler.expire(now)
+                late = [*self._scheduler.expire(now), *self._admission.give_up()]
                 if late:
                     self._deliver([Delivery(sequence, failure=sequence.failure) for sequence in late])
                 plan = self._scheduler.schedule(now)
@@ -172,13 +171,21 @@ class StepLoop:
         with self._changed:
             # What was aborted during the step gets nothing more.
             live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
+            self._measure(plan, step_s, decoded)
             self._scheduler.update(plan, token_ids, time.time_ns())
             deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
             self._steps += 1
-            if decoded:
-                self._rate.record(time.monotonic(), step_s, decoded)
         if deliveries:
             self._deliver(deliveries)
+
+    def _measure(self, plan: StepPlan, step_s: float, decoded: int) -> None:
+        now_s = time.monotonic()
+        if decoded:
+            self._rate.record(now_s, step_s, decoded)
+        departures, self._departures = self._scheduler.departures - self._departures, self._scheduler.departures
+        tokens = sum(tokens.length for tokens in plan.scheduled)
+        running = len(self._scheduler.running)
+        self._pace.record(now_s, step_s, tokens=tokens, running=running, departures=departures)
 
     def _end(self) -> None:
         with self._changed:
@@ -186,9 +193,3 @@ class StepLoop:
             for sequence in (*self._scheduler.waiting, *self._scheduler.running):
                 self._scheduler.abort(sequence.request_id, EngineUnavailable())
         self._over()
-
-    def _retry_after_s(self) -> float:
-        """Estimate when the first running generation ends."""
-        rate = self._rate.tokens_per_s(time.monotonic())
-        left = [s.request.stop.max_output_tokens - len(s.output_token_ids) for s in self._scheduler.running]
-        return max(_LEAST_RETRY_S, min(left) / rate) if rate and left else _DEFAULT_RETRY_S

@@ -18,6 +18,7 @@ from qwire.rpc.guard import log_defect
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.registry import ModelRegistry
 from qwire.rpc.status import is_mapped, status_of
+from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import batch_pb2 as pb
 from qwire.v1 import types_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceServicer
@@ -34,12 +35,14 @@ class BatchService(BatchServiceServicer):
     Args:
         registry: The models.
         monitor: Is told of every token, as a sign of life.
+        budget: How far engines may be ahead of what is made of their tokens.
         concurrency: Items of one call that run at once.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, concurrency: int) -> None:
+    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget, concurrency: int) -> None:
         self._registry = registry
         self._monitor = monitor
+        self._budget = budget
         self._concurrency = concurrency
 
     @override
@@ -101,7 +104,8 @@ class BatchService(BatchServiceServicer):
         checker.raise_if_any()
         if not item.HasField("spec"):
             raise InvalidRequest(f"{path}.spec", "is required")
-        return await GenerationRun(item.spec, f"{path}.spec", call, generation_id).whole(self._registry, self._monitor)
+        run = GenerationRun(item.spec, f"{path}.spec", call, generation_id)
+        return await run.whole(self._registry, self._monitor, self._budget)
 
 
 def _check(request: pb.BatchGenerateRequest | pb.StreamBatchGenerateRequest) -> None:

@@ -42,6 +42,7 @@ class Call:
         arrived_ns: When it arrived, by `time.monotonic_ns`.
         deadline_unix_ns: When it ends at the latest, nanoseconds since the epoch; None = never.
         generation_id: Names its generation, where it has exactly one.
+        tenant: Who calls, as it named itself; empty = it did not.
         trace: Trace context of the server's span, or of the caller's where the server does not trace.
         position: Where its stream is, where it is one of a generation.
     """
@@ -50,6 +51,7 @@ class Call:
     arrived_ns: int
     deadline_unix_ns: int | None
     generation_id: str
+    tenant: str
     trace: TraceFields
     position: StreamPosition = field(default_factory=StreamPosition)
 
@@ -58,6 +60,7 @@ class Call:
         return Envelope(
             request_id=generation_id,
             deadline_unix_ns=self.deadline_unix_ns,
+            tenant=self.tenant,
             traceparent=self.trace.traceparent,
             tracestate=self.trace.tracestate,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,6 +78,14 @@ class ServerConfig:
         default_deadline_s: Deadline of a call that has none of its own, seconds, > 0.
         max_deadline_s: The server ends every generation after this, whatever deadline its caller set, seconds,
             >= default_deadline_s.
+        write_stall_timeout_s: A caller that takes no message of its stream for this long is not waited for: the
+            generation ends, and the call with SLOW_READER, seconds, > 0.
+        max_stream_buffer_bytes: How much of one generation is read ahead of a slow caller, bytes, >= 0. A generation
+            that ends within it frees its place in the engine for others, however slowly its caller reads.
+        max_buffer_bytes: The same of all calls together, bytes, >= 0.
+        tenant_key: Metadata key by which callers name themselves, to share fairly with others; a name has 1 to 64
+            letters, digits and characters of `. _ : @ / -`, and who has none is of the nameless tenant. Lower case;
+            empty = nobody has. Nothing proves a name: where callers do not trust each other, have a proxy set it.
         batch_concurrency: Items of one batch call that run at once, >= 1; more wait for them.
         drain_grace_s: How long open calls may go on once the server drains, seconds, >= 0.
         health: How models are probed and judged.
@@ -96,6 +105,10 @@ class ServerConfig:
     max_connection_age_s: float = 1800.0
     default_deadline_s: float = 600.0
     max_deadline_s: float = 3600.0
+    write_stall_timeout_s: float = 30.0
+    max_stream_buffer_bytes: int = 1024 * 1024
+    max_buffer_bytes: int = 64 * 1024 * 1024
+    tenant_key: str = "x-qwire-tenant"
     batch_concurrency: int = 16
     drain_grace_s: float = 600.0
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -107,14 +120,18 @@ class ServerConfig:
             ValueError: A value is out of its range.
         """
         _positive(self, "keepalive_time_s", "keepalive_timeout_s", "min_ping_interval_s", "max_connection_idle_s")
-        _positive(self, "max_connection_age_s", "default_deadline_s")
+        _positive(self, "max_connection_age_s", "default_deadline_s", "write_stall_timeout_s")
         _at_least(self, max_message_bytes=1024, max_metadata_bytes=1024, max_concurrent_streams=1, batch_concurrency=1)
         _at_least(self, max_deadline_s=self.default_deadline_s, drain_grace_s=0, port=0)
+        _at_least(self, max_stream_buffer_bytes=0, max_buffer_bytes=0)
+        if not _METADATA_KEY.fullmatch(self.tenant_key):
+            raise ValueError(f"tenant_key must be a lower-case metadata key or empty, got {self.tenant_key!r}")
         if self.port > _MAX_PORT:
             raise ValueError(f"port must be at most {_MAX_PORT}, got {self.port}")
 
 
 _MAX_PORT = 65_535
+_METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]*(?<!-bin)")
 
 
 def _positive(config: object, *names: str) -> None:

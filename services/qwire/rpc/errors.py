@@ -4,6 +4,7 @@ RpcError
 ├── InvalidFields        the caller's: fields of a message are out of range or not supported
 ├── MalformedMessage     the caller's: the bytes are not a message of this type
 ├── MessageTooLarge      the caller's: the message is beyond the server's limit
+├── SlowReader           the caller's: it does not take what is sent to it
 ├── ModelNotFound        the caller's: no such model is served
 ├── ServiceNotFound      the caller's: no health is known of this name (grpc.health.v1)
 ├── ModelNotReady        the operator's: the model is still being loaded; another try may succeed
@@ -79,6 +80,18 @@ class MessageTooLarge(RpcError):
         super().__init__(size_bytes, limit_bytes)
         self.size_bytes = size_bytes
         self.limit_bytes = limit_bytes
+
+
+class SlowReader(RpcError):
+    """The caller did not take a message of its stream in time; its generation was ended.
+
+    Args:
+        stalled_s: How long the message waited, seconds.
+    """
+
+    def __init__(self, stalled_s: float) -> None:
+        super().__init__(stalled_s)
+        self.stalled_s = stalled_s
 
 
 class ModelNotFound(RpcError):

@@ -17,6 +17,7 @@ from qwire.rpc.generation import GenerationRun
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.prompt import PromptConverter
 from qwire.rpc.registry import ModelRegistry
+from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import generate_pb2 as pb
 from qwire.v1.generate_pb2_grpc import GenerateServiceServicer
 
@@ -29,16 +30,19 @@ class GenerateService(GenerateServiceServicer):
     Args:
         registry: The models.
         monitor: Is told of every token, as a sign of life.
+        budget: How far engines may be ahead of callers.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor) -> None:
+    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget) -> None:
         self._registry = registry
         self._monitor = monitor
+        self._budget = budget
 
     @override
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
         """Return a whole generation."""
-        return pb.GenerateResponse(generation=await _run(request).whole(self._registry, self._monitor))
+        generation = await _run(request).whole(self._registry, self._monitor, self._budget)
+        return pb.GenerateResponse(generation=generation)
 
     @override
     async def StreamGenerate(
@@ -48,7 +52,7 @@ class GenerateService(GenerateServiceServicer):
         position = CURRENT_CALL.get().position
         position.output_tokens = len(request.spec.resume.output_token_ids)
         position.last_sequence = request.spec.resume.last_sequence
-        async with aclosing(_run(request).responses(self._registry, self._monitor)) as responses:
+        async with aclosing(_run(request).responses(self._registry, self._monitor, self._budget)) as responses:
             async for response in responses:
                 position.output_tokens += len(response.delta.tokens)
                 position.last_sequence = response.sequence

@@ -16,6 +16,7 @@ from qwire.rpc.spec import SpecConverter
 from qwire.rpc.tracing import annotate_call
 from qwire.telemetry import names
 from qwire.text.event import Delta, Finished, GenerationEvent, Started, ToolCalled
+from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import generate_pb2
 from qwire.v1 import types_pb2 as pb
 
@@ -42,13 +43,14 @@ class GenerationRun:
         self._first_token_ns: int | None = None
 
     async def responses(
-        self, registry: ModelRegistry, monitor: HealthMonitor
+        self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget
     ) -> AsyncGenerator[generate_pb2.StreamGenerateResponse, None]:
         """Yield `started`, deltas and tool calls, `finished`, in dense sequence.
 
         Args:
             registry: The served models.
             monitor: Is told of every token, as a sign of life.
+            budget: How far the engine may be ahead of who iterates.
 
         Raises:
             RpcError: The spec is at fault, or its model is not there.
@@ -57,7 +59,7 @@ class GenerationRun:
         model = registry.get(self._spec.model)
         pulse = monitor.pulse(model.card.model_id)
         sequence = self._spec.resume.last_sequence
-        async with aclosing(self._events(model)) as events:
+        async with aclosing(self._events(model, budget)) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     if event.token_ids:
@@ -76,11 +78,11 @@ class GenerationRun:
                 response.sequence = sequence
                 yield response
 
-    async def whole(self, registry: ModelRegistry, monitor: HealthMonitor) -> pb.Generation:
+    async def whole(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget) -> pb.Generation:
         """Return the whole generation; arguments and errors as of `responses`."""
         generation = pb.Generation()
         texts: dict[int, list[str]] = {channel: [] for channel in CHANNELS.values()}
-        async with aclosing(self.responses(registry, monitor)) as responses:
+        async with aclosing(self.responses(registry, monitor, budget)) as responses:
             async for response in responses:
                 match response.WhichOneof("event"):
                     case "delta":
@@ -96,11 +98,11 @@ class GenerationRun:
         generation.reasoning = "".join(texts[pb.CHANNEL_REASONING])
         return generation
 
-    async def _events(self, model: ServedModel) -> AsyncGenerator[GenerationEvent, None]:
+    async def _events(self, model: ServedModel, budget: BufferBudget) -> AsyncGenerator[GenerationEvent, None]:
         converter = SpecConverter(self._spec, model.card, self._path, model.abilities)
         request = converter.convert(self._call.envelope(self._generation_id))
         try:
-            async with aclosing(model.generator.stream(request)) as events:
+            async with aclosing(model.generator.stream(request, budget)) as events:
                 async for event in events:
                     yield event
         except InvalidRequest as error:

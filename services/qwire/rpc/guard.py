@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import grpc
@@ -14,11 +15,12 @@ from google.protobuf.message import DecodeError
 
 from qwire.rpc.call import CURRENT_CALL, Call, new_generation_id
 from qwire.rpc.config import ServerConfig
-from qwire.rpc.errors import Draining, MalformedMessage, MessageTooLarge, RpcError
+from qwire.rpc.errors import Draining, MalformedMessage, MessageTooLarge, RpcError, SlowReader
 from qwire.rpc.method_rule import DEFAULT_RULE, RULES, MethodRule
 from qwire.rpc.open_calls import OpenCalls
 from qwire.rpc.status import code_of, is_mapped, status_of, trailers_of
-from qwire.rpc.tracing import current_trace_fields
+from qwire.rpc.tenant import tenant_of
+from qwire.rpc.tracing import annotate_tenant, current_trace_fields
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.redaction import exception_text
 
@@ -28,6 +30,9 @@ GENERATION_ID_KEY = "x-generation-id"
 
 _BACKSTOP_S = 1.0
 """The engine ends a generation at its deadline and says so item by item; the guard ends the call this much later."""
+
+_STATUS_S = 5.0
+"""How long a call may take to say how it ended; its generation has ended before."""
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 _Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker only
@@ -89,9 +94,22 @@ class CallGuard(grpc.aio.ServerInterceptor):
         async def answer(request: Any, context: _Context) -> None:
             async with self._guarded(request, context, method), aclosing(behaviour(request, context)) as responses:
                 async for response in responses:
-                    await context.write(response)
+                    await self._write(response, context)
 
         return answer
+
+    async def _write(self, response: Any, context: _Context) -> None:
+        """Send a message.
+
+        Raises:
+            SlowReader: The caller does not read, so that the network has had no room for it for too long.
+        """
+        timeout_s = self._config.write_stall_timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                await context.write(response)
+        except TimeoutError:
+            raise SlowReader(timeout_s) from None
 
     @asynccontextmanager
     async def _guarded(self, request: Any, context: _Context, method: str) -> AsyncGenerator[None, None]:
@@ -102,6 +120,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata((*context.trailing_metadata(), (GENERATION_ID_KEY, call.generation_id)))
         try:
             self._admit(request, rule)
+            if rule.uses_model:
+                self._name_tenant(context, call)
             if not rule.uses_model:
                 yield
                 return
@@ -119,6 +139,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
             await self._abort(context, Draining(), call)
         except Exception as error:  # noqa: BLE001 - the last place where an error can become a status
             await self._abort(context, error, call)
+
+    def _name_tenant(self, context: _Context, call: Call) -> None:
+        tenant = tenant_of(context.invocation_metadata() or (), self._config.tenant_key)
+        if tenant:
+            CURRENT_CALL.set(replace(call, tenant=tenant))
+            annotate_tenant(tenant)
 
     def _admit(self, request: Any, rule: MethodRule) -> None:
         if isinstance(request, RpcError):
@@ -140,6 +166,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             arrived_ns=time.monotonic_ns(),
             deadline_unix_ns=deadline,
             generation_id=new_generation_id() if rule.one_generation else "",
+            tenant="",
             trace=current_trace_fields(),
         )
 
@@ -148,7 +175,12 @@ class CallGuard(grpc.aio.ServerInterceptor):
             log_defect(error, call)
         status = status_of(error, generation_id=call.generation_id, position=call.position.as_metadata())
         trailers = (*context.trailing_metadata(), *trailers_of(status))
-        await context.abort(code_of(status), status.message, trailers)
+        try:
+            async with asyncio.timeout(_STATUS_S):
+                await context.abort(code_of(status), status.message, trailers)
+        except (TimeoutError, grpc.aio.InternalError):
+            # The caller does not read, so that the status waits behind what was sent before; or it has gone meanwhile.
+            raise asyncio.CancelledError from None
 
 
 def log_defect(error: BaseException, call: Call) -> None:

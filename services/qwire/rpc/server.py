@@ -22,6 +22,7 @@ from qwire.rpc.standard_health import StandardHealth
 from qwire.rpc.tracing import TracingInterceptor
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import Telemetry
+from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import batch_pb2_grpc, generate_pb2_grpc, model_pb2_grpc
 from qwire.v1 import health_pb2_grpc as qwire_health_pb2_grpc
 
@@ -57,14 +58,17 @@ class GatewayServer:
     """
 
     def __init__(self, registry: ModelRegistry, config: ServerConfig, telemetry: Telemetry | None = None) -> None:
+        telemetry = telemetry or Telemetry.disabled()
         self._config = config
+        self._budget = BufferBudget(config.max_buffer_bytes, config.max_stream_buffer_bytes)
+        telemetry.metrics.observe_buffered(lambda: self.buffered_bytes)
         self._open_calls = OpenCalls()
         self._guard = CallGuard(config, self._open_calls)
         self._draining = False
         self._drained = asyncio.Event()
         self.health = HealthMonitor(registry, config.health)
         self._server = grpc.aio.server(
-            interceptors=(TracingInterceptor(telemetry or Telemetry.disabled()), self._guard),
+            interceptors=(TracingInterceptor(telemetry), self._guard),
             options=_options(config),
         )
         self._add_services(registry)
@@ -73,6 +77,11 @@ class GatewayServer:
     def open_streams(self) -> int:
         """Calls that use a model and are open."""
         return len(self._open_calls)
+
+    @property
+    def buffered_bytes(self) -> int:
+        """What generations hold that their callers have not taken yet, bytes."""
+        return self._budget.used_bytes
 
     async def start(self) -> int:
         """Listen, and begin to watch the models.
@@ -124,8 +133,8 @@ class GatewayServer:
 
     def _add_services(self, registry: ModelRegistry) -> None:
         server, health = self._server, self.health
-        generate_pb2_grpc.add_GenerateServiceServicer_to_server(GenerateService(registry, health), server)
-        batch = BatchService(registry, health, self._config.batch_concurrency)
+        generate_pb2_grpc.add_GenerateServiceServicer_to_server(GenerateService(registry, health, self._budget), server)
+        batch = BatchService(registry, health, self._budget, self._config.batch_concurrency)
         batch_pb2_grpc.add_BatchServiceServicer_to_server(batch, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry), server)
         qwire_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthService(registry, health), server)

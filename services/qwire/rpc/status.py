@@ -87,6 +87,28 @@ def _capacity(error: engine.CapacityExceeded) -> _Fault:
     )
 
 
+def _slow_reader(error: rpc.SlowReader) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "SLOW_READER",
+        f"the caller took no message for {error.stalled_s:g} s",
+        metadata={"stalled_ms": str(round(error.stalled_s * 1000))},
+    )
+
+
+def _unattainable(error: engine.DeadlineUnattainable) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        "DEADLINE_UNATTAINABLE",
+        f"a first token takes {error.estimate_s:.1f} s at least; {error.left_s:.1f} s were left",
+        retry_after_s=error.retry_after_s,
+        metadata={
+            "estimate_ms": str(round(error.estimate_s * 1000)),
+            "remaining_ms": str(round(error.left_s * 1000)),
+        },
+    )
+
+
 def _fixed(code: grpc.StatusCode, reason: str, message: str) -> Callable[[BaseException], _Fault]:
     fault = _Fault(code, reason, message)
     return lambda _: fault
@@ -106,6 +128,7 @@ _TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
         _Code.INVALID_ARGUMENT, "MALFORMED_MESSAGE", "the bytes are not a message of this method's request type"
     ),
     rpc.MessageTooLarge: _message_too_large,
+    rpc.SlowReader: _slow_reader,
     rpc.ModelNotFound: _model_not_found,
     rpc.ServiceNotFound: _fixed(_Code.NOT_FOUND, "SERVICE_NOT_FOUND", "no such service"),
     rpc.ModelNotReady: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model is not ready yet"),
@@ -113,7 +136,10 @@ _TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
     engine.ContextLengthExceeded: _invalid_request(rpc.FieldReason.CONTEXT_LENGTH),
     engine.InvalidRequest: _invalid_request(rpc.FieldReason.INVALID),
     engine.CapacityExceeded: _capacity,
-    engine.QueueFull: _retryable(_Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the model's waiting queue is full"),
+    engine.QueueFull: _retryable(
+        _Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the model's waiting queue has no place for this call"
+    ),
+    engine.DeadlineUnattainable: _unattainable,
     engine.DeadlineExceeded: _DEADLINE,
     TimeoutError: _DEADLINE,
     engine.GenerationCancelled: _fixed(_Code.CANCELLED, "CANCELLED", "the generation was cancelled by its id"),

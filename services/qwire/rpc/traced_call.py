@@ -82,7 +82,8 @@ class TracedCall:
             yield
         except (asyncio.CancelledError, grpc.aio.InternalError):
             # An internal error is a failed send or receive: the caller has gone, and the cancellation is on its way.
-            self.finish("DEADLINE_EXCEEDED" if _is_overdue(context, granted_s) else "CANCELLED")
+            # Where the call was ended with a status before that, which could not be sent, the status is what it was.
+            self.finish(_code_name(context, "DEADLINE_EXCEEDED" if _is_overdue(context, granted_s) else "CANCELLED"))
             raise
         except BaseException:
             self.finish(_code_name(context, "UNKNOWN"))

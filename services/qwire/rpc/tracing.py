@@ -68,6 +68,12 @@ def annotate_call(
     span.set_attributes({key: value for key, value in attributes.items() if value is not None})
 
 
+def annotate_tenant(tenant: str) -> None:
+    """Tell who calls, on the present call's span and on every log line of it from now on."""
+    bind_contextvars(tenant=tenant)
+    trace.get_current_span().set_attribute(names.TENANT, tenant)
+
+
 class TracingInterceptor(grpc.aio.ServerInterceptor):
     """Traces, counts and logs every call but those of gRPC's own health and reflection services.
 

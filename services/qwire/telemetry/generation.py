@@ -32,6 +32,11 @@ class Envelope(Protocol):
         ...
 
     @property
+    def tenant(self) -> str:
+        """Who asked; empty = nobody in particular."""
+        ...
+
+    @property
     def traceparent(self) -> str | None:
         """W3C trace context of the span that asked."""
         ...
@@ -170,13 +175,14 @@ def record_generation_failure(
 
 
 def _attributes(envelope: Envelope, scope: GenerationScope) -> _Attributes:
-    return {
+    attributes: _Attributes = {
         names.GEN_AI_OPERATION_NAME: names.TEXT_COMPLETION,
         names.GEN_AI_PROVIDER_NAME: names.PROVIDER,
         names.GEN_AI_REQUEST_MODEL: scope.model,
         names.GEN_AI_RESPONSE_ID: envelope.request_id,
         names.REPLICA_ID: scope.replica,
     }
+    return attributes | {names.TENANT: envelope.tenant} if envelope.tenant else attributes
 
 
 def _measures(timings: Timings, scope: GenerationScope) -> GenerationMeasures:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
-from opentelemetry.metrics import Histogram, Meter
+from opentelemetry.metrics import CallbackOptions, Histogram, Meter, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
@@ -49,6 +50,7 @@ class Metrics:
     """
 
     def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self.rpc_duration = _seconds(
             meter,
             names.METRIC_RPC_SERVER_CALL_DURATION,
@@ -89,6 +91,19 @@ class Metrics:
             unit="{token}",
             description="Tokens of a request, by type: input or output.",
             explicit_bucket_boundaries_advisory=list(names.BUCKETS_TOKENS),
+        )
+
+    def observe_buffered(self, used_bytes: Callable[[], int]) -> None:
+        """Report from now on, at each export, what streams hold that their callers have not taken yet, bytes."""
+
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            yield Observation(used_bytes())
+
+        self._meter.create_observable_gauge(
+            names.METRIC_BUFFERED,
+            [observe],
+            unit="By",
+            description="What generations hold in a gateway that their callers have not taken yet.",
         )
 
     def record_call(self, method: str, code: str, duration_s: float, context: Context) -> None:

@@ -134,7 +134,8 @@ class Generation:
         self._output.lift_budget()
         events = self._take_given(token_ids[: self.request.stop.max_output_tokens - len(self._token_ids)])
         if self.finished is None:
-            envelope = replace(self.request.envelope, request_id=answer_id(self.request.envelope.request_id))
+            request_id = answer_id(self.request.envelope.request_id)
+            envelope = replace(self.request.envelope, request_id=request_id, admitted=True)
             self.request = replace(self.request, envelope=envelope, output_token_ids=tuple(self._token_ids))
         return events
 

@@ -16,6 +16,7 @@ from qwire.text.errors import UnusableTokenizer
 from qwire.text.event import GenerationEvent, Started
 from qwire.text.generation import Generation, ModelEnds, answer_id
 from qwire.text.processor import TextProcessor
+from qwire.text.read_ahead import BufferBudget, ReadAhead
 from qwire.text.request import GenerationRequest, Prompt
 from qwire.text.resolver import RequestResolver
 
@@ -67,16 +68,23 @@ class Generator:
         """
         return len(self._processor.encode(prompt))
 
-    async def stream(self, request: GenerationRequest) -> AsyncGenerator[GenerationEvent, None]:
+    async def stream(
+        self, request: GenerationRequest, budget: BufferBudget | None = None
+    ) -> AsyncGenerator[GenerationEvent, None]:
         """Generate: `Started` once the engine has the request, what each chunk gives, `Finished` at the end.
 
         Closing the iterator ends the generation in the engine. It has ended there before `Finished` is yielded.
+
+        Args:
+            request: What to generate.
+            budget: How far the engine may be ahead of who iterates; None = by one chunk.
 
         Raises:
             InvalidRequest: A field is out of range.
             ContextLengthExceeded: Prompt and output do not fit the model's context.
             EngineError: Whatever the engine raises; EngineUnavailable where it ends without saying why.
         """
+        budget = budget or BufferBudget(0, 0)
         prompt_token_ids = await self._encode(request.prompt)
         token_request = self._resolve(request, prompt_token_ids)
         generation = self._generation(request, token_request)
@@ -86,7 +94,7 @@ class Generator:
         while generation.finished is None:
             events: Sequence[GenerationEvent] = ()
             asked = generation.request
-            async with aclosing(self._chunks(asked)) as chunks:
+            async with aclosing(self._chunks(asked, budget)) as chunks:
                 async for chunk in chunks:
                     if chunk is not None:
                         events = generation.advance(chunk)
@@ -147,30 +155,13 @@ class Generator:
             return await asyncio.to_thread(self._processor.encode, prompt)
         return self._processor.encode(prompt)
 
-    async def _chunks(self, request: TokenRequest) -> AsyncGenerator[TokenChunk | None, None]:
+    async def _chunks(self, request: TokenRequest, budget: BufferBudget) -> AsyncGenerator[TokenChunk | None, None]:
         """Yield None once the engine has not refused the request, then its chunks.
 
         A request in the engine's queue counts as accepted, so that its caller learns the id to cancel it by.
         """
-        async with aclosing(self._engine.generate(request)) as chunks:
-            first = asyncio.ensure_future(_next(chunks))
-            try:
-                await asyncio.wait({first}, timeout=_REFUSAL_WAIT_S)
-                if first.done():
-                    first.result()
-                yield None
-                chunk = await first
-            finally:
-                first.cancel()
-                await asyncio.gather(first, return_exceptions=True)
-            if chunk is not None:
+        async with ReadAhead(self._engine.generate(request), budget) as ahead:
+            await ahead.wait(_REFUSAL_WAIT_S)
+            yield None
+            while (chunk := await ahead.next()) is not None:
                 yield chunk
-            async for later in chunks:
-                yield later
-
-
-async def _next(chunks: AsyncGenerator[TokenChunk, None]) -> TokenChunk | None:
-    """Return the next chunk; None = there is none."""
-    async for chunk in chunks:
-        return chunk
-    return None

@@ -23,11 +23,19 @@ def make_sequence() -> Callable[..., Sequence]:
         output_token_ids: tuple[int, ...] = (),
         priority: int = 0,
         deadline_unix_ns: int | None = None,
+        tenant: str = "",
+        admitted: bool = False,
     ) -> Sequence:
         arrival = next(arrivals)
         request = TokenRequest(
             prompt_token_ids=tuple(range(1, prompt_tokens + 1)),
-            envelope=Envelope(f"request-{arrival}", priority=priority, deadline_unix_ns=deadline_unix_ns),
+            envelope=Envelope(
+                f"request-{arrival}",
+                priority=priority,
+                deadline_unix_ns=deadline_unix_ns,
+                tenant=tenant,
+                admitted=admitted,
+            ),
             stop=stop or StopParams(max_output_tokens=4),
             output_token_ids=output_token_ids,
         )

@@ -64,6 +64,33 @@ def test_priority_goes_before_arrival(make_sequence: MakeSequence) -> None:
     assert order == ["request-0", "request-3", "request-2", "request-1"]
 
 
+def test_waiting_raises_the_priority_so_that_low_ones_are_not_put_off_for_ever(make_sequence: MakeSequence) -> None:
+    cache = KVCacheManager(100, 4, prefix_reuse=False)
+    subject = Scheduler(cache, max_running=1, max_step_tokens=8, aging_s=30e-9)
+    one_token = StopParams(max_output_tokens=1)
+    subject.add(make_sequence(1, one_token))
+    low = make_sequence(1, one_token, priority=-1)  # arrived at 11 ns
+    subject.add(low)
+    now = 0
+    for now in range(20, 200, 10):
+        subject.expire(now)
+        if low in subject.running:
+            break
+        subject.add(make_sequence(1, one_token, priority=1))  # high ones keep coming
+        subject.add(make_sequence(1, one_token))
+        step(subject, now=now)
+    assert low in subject.running
+    # Normal after 30 ns, high after 60, and as the oldest of the high ones next.
+    assert 71 <= now <= 80
+
+
+def test_what_was_admitted_before_goes_before_what_has_not_begun(make_sequence: MakeSequence) -> None:
+    subject = scheduler(max_running=1)
+    for admitted in (False, False, True):
+        subject.add(make_sequence(1, StopParams(max_output_tokens=1), admitted=admitted))
+    assert [sequence.request_id for sequence in subject.waiting] == ["request-2", "request-1"]
+
+
 def test_a_large_request_is_not_overtaken_while_it_waits_for_memory(make_sequence: MakeSequence) -> None:
     subject = scheduler(pages=5)
     subject.add(make_sequence(8, StopParams(max_output_tokens=2)))
@@ -190,7 +217,7 @@ def test_a_resumed_sequence_computes_its_output_like_a_prompt(make_sequence: Mak
 
 
 @pytest.mark.parametrize(
-    "module", ["scheduler", "cache", "pages", "sequence", "config", "checkpoint_config", "validation"]
+    "module", ["admission", "scheduler", "cache", "pages", "sequence", "config", "checkpoint_config", "validation"]
 )
 def test_bookkeeping_needs_no_torch(module: str) -> None:
     code = f"import sys, qwire.engine.{module}; sys.exit('torch' in sys.modules)"

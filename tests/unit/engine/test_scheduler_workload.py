@@ -33,7 +33,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
     @initialize(page_tokens=st.sampled_from(ANY_PAGE), prefix_reuse=st.booleans())
     def start(self, page_tokens: int, prefix_reuse: bool) -> None:  # noqa: FBT001 - hypothesis names it
         self.cache = KVCacheManager(CAPACITY_TOKENS // page_tokens, page_tokens, prefix_reuse=prefix_reuse)
-        self.scheduler = Scheduler(self.cache, max_running=MAX_RUNNING, max_step_tokens=MAX_STEP_TOKENS)
+        self.scheduler = Scheduler(self.cache, max_running=MAX_RUNNING, max_step_tokens=MAX_STEP_TOKENS, aging_s=25e-9)
 
     @rule(
         target=sequences,
@@ -41,14 +41,28 @@ class SchedulerWorkload(RuleBasedStateMachine):
         most=st.integers(1, 30),
         given=st.integers(0, 29),
         priority=st.integers(-1, 1),
+        tenant=st.sampled_from(["", "a", "b"]),
+        admitted=st.sampled_from([False, False, True]),
         deadline=st.none() | st.integers(1, 40),
     )
-    def add(self, prompt: list[int], most: int, given: int, priority: int, deadline: int | None) -> Sequence:
+    def add(
+        self,
+        *,
+        prompt: list[int],
+        most: int,
+        given: int,
+        priority: int,
+        tenant: str,
+        admitted: bool,
+        deadline: int | None,
+    ) -> Sequence:
         request = TokenRequest(
             prompt_token_ids=tuple(prompt),
             envelope=Envelope(
                 f"request-{len(self.added)}",
                 priority=priority,
+                tenant=tenant,
+                admitted=admitted,
                 deadline_unix_ns=None if deadline is None else self.now + deadline,
             ),
             stop=StopParams(max_output_tokens=most),
@@ -56,7 +70,9 @@ class SchedulerWorkload(RuleBasedStateMachine):
         )
         sequence = Sequence(request, frozenset({EOS}), len(self.added), self.now)
         self.added.append(sequence)
+        can_start = self.scheduler.can_start(sequence)
         self.scheduler.add(sequence)
+        assert (sequence in self.scheduler.running) == can_start
         return sequence
 
     @precondition(lambda self: self.plan is None)
@@ -150,7 +166,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
         # Room that a plan makes, by sharing what was computed meanwhile, is given away when the step is booked.
         if self.scheduler.waiting and self.plan is None:
             head = self.scheduler.waiting[0]
-            assert head.order == min(sequence.order for sequence in self.scheduler.waiting)
+            assert head.level == max(sequence.level for sequence in self.scheduler.waiting)
             assert self.scheduler.running
             assert len(self.scheduler.running) == MAX_RUNNING or not self.cache.can_allocate(head)
 
@@ -161,7 +177,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
             self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
         steps = 0
         while (plan := self.scheduler.schedule(self.now)).scheduled:
-            first = min(self.scheduler.running, key=lambda sequence: sequence.order)
+            first = min(self.scheduler.running, key=lambda sequence: (-sequence.level, sequence.place))
             assert first in [tokens.sequence for tokens in plan.scheduled], "the first one makes progress"
             for tokens in plan.scheduled:
                 self.compute(tokens)
