@@ -28,7 +28,12 @@ from qwire.v1.model_pb2_grpc import ModelServiceStub
 CONTEXT_TOKENS = 512
 MAX_OUTPUT_TOKENS = 256
 DEFAULT_MAX_OUTPUT_TOKENS = 16
-CONFIG = ServerConfig(port=0, health=HealthConfig(probe_interval_s=0.1, starting_interval_s=0.02, probe_timeout_s=1.0))
+CONFIG = ServerConfig(
+    port=0,
+    reuse_port=False,
+    drain_notice_s=0.0,
+    health=HealthConfig(probe_interval_s=0.1, starting_interval_s=0.02, probe_timeout_s=1.0),
+)
 CALM = replace(CONFIG, health=replace(CONFIG.health, probe_interval_s=3600.0))
 """For engines with few places: after the first one, probes take none of them."""
 

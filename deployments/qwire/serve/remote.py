@@ -14,6 +14,7 @@ from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, InvalidRequ
 from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.serve.handle import ReplicaHandle
+from qwire.serve.model_version import ModelReplaced
 from qwire.serve.patience import Patience
 from qwire.telemetry.logging import get_logger
 
@@ -27,12 +28,18 @@ class RemoteEngine:
 
     Args:
         replicas: The way to them.
+        version: The model version that this side tokenizes for; replicas of another one are not asked.
         failover_timeout_s: How long a lost generation may look for a replica without getting a token, seconds; 0 = it
             ends with EngineUnavailable at once.
+        sleeps: Whether it is no fault when no replica runs: the next request wakes one.
     """
 
-    def __init__(self, replicas: ReplicaHandle, failover_timeout_s: float) -> None:
+    def __init__(
+        self, replicas: ReplicaHandle, version: str, failover_timeout_s: float, *, sleeps: bool = False
+    ) -> None:
         self._replicas = replicas
+        self._version = version
+        self._sleeps = sleeps
         self._failover_timeout_s = failover_timeout_s
         self._card: ModelCard | None = None
 
@@ -40,7 +47,8 @@ class RemoteEngine:
         """Generate on the replica with the least to do. See `Engine.generate`.
 
         Where that one is lost, another one is asked to go on from the tokens that came so far. Since a token is a
-        function of what is before it, the consumer notices nothing but the time.
+        function of what is before it, the consumer notices nothing but the time. Where only another version of the
+        model runs by then, it ends with ModelReplaced instead.
         """
         emitted = list(request.output_token_ids)
         patience = Patience(self._failover_timeout_s, request.envelope.deadline_unix_ns)
@@ -55,13 +63,15 @@ class RemoteEngine:
                         yield chunk
                         if chunk.finish is not None:
                             return
+            except ModelReplaced:
+                raise  # another model would go on with another text
             except EngineUnavailable as lost:
                 await patience.wait(lost)
                 request_id, tokens = request.envelope.request_id, len(emitted)
                 log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
 
     async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
-        async with aclosing(self._replicas.stream("generate", request)) as chunks:
+        async with aclosing(self._replicas.stream("generate", request, self._version)) as chunks:
             try:
                 yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
             except InvalidRequest as error:
@@ -85,15 +95,27 @@ class RemoteEngine:
         return any(answers.values)
 
     async def card(self) -> ModelCard:
-        """Return what the model is; the same on every replica, so one answer is kept."""
-        card = self._card
-        if card is None:
-            card = self._card = (await self._replicas.broadcast("card", timeout_s=_CONTROL_TIMEOUT_S)).values[0]
-        return card
+        """Return what the model is; the same on every replica of a version, so one answer is kept."""
+        if self._card is None:
+            self._card = await self._ask_for_card()
+        return self._card
+
+    async def _ask_for_card(self) -> ModelCard:
+        try:
+            return (await self._replicas.broadcast("card", self._version, timeout_s=_CONTROL_TIMEOUT_S)).values[0]
+        except EngineUnavailable:
+            if not self._sleeps:
+                raise
+        return await self._replicas.call("card", self._version, timeout_s=_CONTROL_TIMEOUT_S)  # wakes one
 
     async def stats(self) -> EngineStats:
         """Return the load of all replicas that answer, together; one that dies does not speak for the others."""
-        return _together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
+        try:
+            return _together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
+        except EngineUnavailable:
+            if self._sleeps and await self._replicas.can_start():
+                return _ASLEEP
+            raise
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
@@ -132,4 +154,23 @@ def _together(stats: Sequence[EngineStats]) -> EngineStats:
         memory_used_bytes=fullest.memory_used_bytes,
         memory_total_bytes=fullest.memory_total_bytes,
         non_finite_weights=max(one.non_finite_weights for one in stats),
+        replicas=len(stats),
     )
+
+
+_ASLEEP = EngineStats(
+    steps=0,
+    running=0,
+    waiting=0,
+    waiting_capacity=0,
+    running_tokens=0,
+    waiting_tokens=0,
+    kv_used_tokens=0,
+    kv_capacity_tokens=0,
+    oldest_wait_s=0.0,
+    decode_tokens_per_s=None,
+    memory_used_bytes=0,
+    memory_total_bytes=0,
+    non_finite_weights=0,
+    replicas=0,
+)

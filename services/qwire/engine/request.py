@@ -66,6 +66,7 @@ class Envelope:
         deadline_unix_ns: When the answer is worth nothing any more, nanoseconds since the epoch; None = never.
         traceparent: W3C trace context of the caller's span; None = no trace.
         tracestate: W3C trace state; None = none.
+        is_probe: A health check asks, no caller: it is no load that replicas would be added or kept for.
     """
 
     request_id: str
@@ -73,6 +74,7 @@ class Envelope:
     deadline_unix_ns: int | None = None
     traceparent: str | None = None
     tracestate: str | None = None
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

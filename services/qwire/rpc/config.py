@@ -79,6 +79,9 @@ class ServerConfig:
             >= default_deadline_s.
         batch_concurrency: Items of one batch call that run at once, >= 1; more wait for them.
         drain_grace_s: How long open calls may go on once the server drains, seconds, >= 0.
+        drain_notice_s: How long of that the server still takes new calls while its health says NOT_SERVING, so that
+            whoever balances the load can turn away in time, seconds, >= 0. After it, a server that shares its port
+            (`reuse_port`) closes the port and has its clients reconnect, elsewhere; one that does not refuses.
         health: How models are probed and judged.
     """
 
@@ -98,6 +101,7 @@ class ServerConfig:
     max_deadline_s: float = 3600.0
     batch_concurrency: int = 16
     drain_grace_s: float = 600.0
+    drain_notice_s: float = 1.0
     health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,7 @@ class ServerConfig:
         _positive(self, "max_connection_age_s", "default_deadline_s")
         _at_least(self, max_message_bytes=1024, max_metadata_bytes=1024, max_concurrent_streams=1, batch_concurrency=1)
         _at_least(self, max_deadline_s=self.default_deadline_s, drain_grace_s=0, port=0)
+        _at_least(self, drain_notice_s=0)
         if self.port > _MAX_PORT:
             raise ValueError(f"port must be at most {_MAX_PORT}, got {self.port}")
 
