@@ -117,13 +117,12 @@ class GatewayServer:
         self.health.drain()
         notice_s = min(self._config.drain_notice_s, grace_s)
         await asyncio.sleep(notice_s)
-        self._guard.draining = True
         if self._config.reuse_port:
             # Closes the port at once, so that the system gives new connections to the others, and asks clients to
             # reconnect. Open calls go on; here they end before gRPC's own grace does.
             leaving = asyncio.create_task(self._server.stop(grace_s + _FLUSH_S))
         else:
-            leaving = None
+            self._guard.draining, leaving = True, None
         if not await self._open_calls.wait_idle(grace_s - notice_s):
             log.warning("calls_evicted", calls=await self._open_calls.evict())
         await self.health.close()
