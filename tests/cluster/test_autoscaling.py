@@ -68,7 +68,7 @@ async def test_load_adds_a_replica_idleness_removes_all_and_a_request_brings_one
                 task.cancel()
             await asyncio.gather(*load, return_exceptions=True)
 
-        while await running(elastic):
+        while await running(elastic):  # noqa: ASYNC110 - of another process's state there is no event
             await asyncio.sleep(0.2)
         await asyncio.sleep(3)  # several looks of the health monitor, none of which may wake it
         assert not await running(elastic)

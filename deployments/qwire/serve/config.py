@@ -41,7 +41,7 @@ class ReplicaSettings(_Settings):
     target_kv_use: float = Field(default=0.8, gt=0, le=1)
     """Share of the KV cache in use per replica that autoscaling aims at."""
     min_decode_tokens_per_s: float = Field(default=0.0, ge=0)
-    """One more replica is needed where a generation decodes slower than this, tokens per second. 0 = any speed is fine."""
+    """One more is needed where a generation decodes slower than this, tokens per second. 0 = any speed will do."""
     upscale_delay_s: float = Field(default=10.0, ge=0)
     """How long the load must last before replicas are added, seconds."""
     downscale_delay_s: float = Field(default=300.0, ge=0)

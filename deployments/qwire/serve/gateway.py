@@ -23,8 +23,9 @@ log = get_logger(__name__)
 
 
 class Gateway:
-    """Listens when every model has a replica that answers, or after `listen_timeout_s`: gateways on one node share the
-    port, and one that cannot serve yet would take calls from one that can.
+    """Listens when every model has a replica that answers, or after `listen_timeout_s`.
+
+    Gateways on one node share the port, and one that cannot serve yet would take calls from one that can.
 
     Args:
         config: The whole application.

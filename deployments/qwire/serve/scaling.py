@@ -1,7 +1,7 @@
-"""The autoscaling policies as Serve's controller calls them, about twice a second: what replicas tell in, replicas out.
+"""The autoscaling policies as Serve's controller calls them: what replicas tell in, how many shall run out.
 
-Serve adds nothing of its own around them: its delays are set to zero (`qwire.serve.app`). One thing it does alone: where
-no replica runs and a gateway has a request for one, it starts the first at once.
+Serve adds nothing of its own around them: its delays are set to zero (`qwire.serve.app`). One thing it does alone:
+where no replica runs and a gateway has a request for one, it starts the first at once.
 """
 
 from __future__ import annotations

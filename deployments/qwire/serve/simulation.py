@@ -1,4 +1,4 @@
-"""Plays a load against the autoscaling policy and a model of a replica: how many replicas, how long one waits, what it costs.
+"""Plays a load against the autoscaling policy: how many replicas run, how long requests wait, what it costs.
 
 The policy and its demand are those of the cluster. The replica is a model: it fills prompts first, at a steady speed,
 and in the time that is left decodes one token of each running generation per step, whose time grows with their number.
@@ -181,7 +181,6 @@ def _decide(
 
 def _resize(fleet: list[_Replica], target: int, speed: ReplicaSpeed, now_s: float) -> None:
     staying = [one for one in fleet if not one.leaving]
-    for _ in range(target - len(staying)):
-        fleet.append(_Replica(speed, ready_s=now_s + speed.start_s))
+    fleet.extend(_Replica(speed, ready_s=now_s + speed.start_s) for _ in range(target - len(staying)))
     for replica in sorted(staying, key=lambda one: one.requests)[: max(0, len(staying) - target)]:
         replica.leaving = True

@@ -45,9 +45,7 @@ def test_a_burst_brings_replicas_late_and_they_leave_later():
 
 def test_more_replicas_cost_more_and_wait_less():
     load = poisson(steady(1.5), 120, prompt_tokens=100, output_tokens=200)
-    one, four = (
-        simulate(load, SPEED, replace(LIMITS, max_replicas=most), TARGETS, seconds=120) for most in (1, 4)
-    )
+    one, four = (simulate(load, SPEED, replace(LIMITS, max_replicas=most), TARGETS, seconds=120) for most in (1, 4))
     assert four.replica_s > one.replica_s
     assert max(four.queue_waits_s) < max(one.queue_waits_s)
 
