@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from qwire.client import AsyncClient, ClientOptions, GenerationOptions, QwireError, RetryOptions
-from qwire.serve.environment import prepare_ray
+from tests.bench.local_ray import local_ray
 from tests.cluster.conftest import Cluster, app_config, free_port, ready
 from tests.cluster.test_sigterm import start, wait_until_ready
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
@@ -186,10 +185,6 @@ async def texts_of(folder: Path, models: tuple[Path, Path]) -> tuple[str, str]:
 def main() -> None:
     arguments = _parse()
     each = -(-arguments.requests // EVENTS)
-    prepare_ray()
-    import ray  # noqa: PLC0415 - reads its environment when it is imported
-    from ray import serve  # noqa: PLC0415 - likewise
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         models = folder / "a", folder / "b"
@@ -198,13 +193,8 @@ def main() -> None:
             write_tiny_checkpoint(model, seed=seed)
         texts = asyncio.run(texts_of(folder, models))
         results = [asyncio.run(two_servers(folder, models[0], texts[0], each))]
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        try:
+        with local_ray():
             results += asyncio.run(on_ray(models, texts, each))
-        finally:
-            serve.shutdown()
-            ray.shutdown()
     requests, failed = (sum(column) for column in zip(*results, strict=True))
     print(f"{requests} requests, {failed} failed")
     sys.exit(failed > 0)

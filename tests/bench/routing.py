@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
 import random
 import statistics
 import tempfile
@@ -21,7 +20,7 @@ from pathlib import Path
 
 from qwire.client import AsyncClient
 from qwire.serve.config import AppConfig
-from qwire.serve.environment import prepare_ray
+from tests.bench.local_ray import local_ray
 from tests.cluster.conftest import Cluster, app_config, ready
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
@@ -95,22 +94,13 @@ def show(results: dict[str, Answers]) -> None:
 
 def main() -> None:
     arguments = _parse()
-    prepare_ray()
-    import ray  # noqa: PLC0415 - reads its environment when it is imported
-    from ray import serve  # noqa: PLC0415 - likewise
-
     with tempfile.TemporaryDirectory() as name:
         source = arguments.model or str(write_tiny_checkpoint(Path(name)))
-        ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-        try:
+        with local_ray():
             clusters = {mode: cluster_of(mode, source) for mode in MODES}
             for cluster in clusters.values():
                 cluster.deploy()
             show(asyncio.run(compare(clusters, arguments)))
-        finally:
-            serve.shutdown()
-            ray.shutdown()
 
 
 def _parse() -> argparse.Namespace:

@@ -37,7 +37,9 @@ def start(folder: Path, model: Path, port: int, arguments: Sequence[str]) -> sub
     }
     file = folder / "serve.yaml"
     file.write_text(yaml.safe_dump({"applications": [{"args": config}]}))
-    return subprocess.Popen([Path(sys.executable).parent / "qwire-serve", str(file), *arguments])
+    command = [Path(sys.executable).parent / "qwire-serve", str(file), *arguments]
+    with (folder / "serve.log").open("w") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log)
 
 
 @pytest.mark.parametrize("arguments", [("--no-ray",), ()], ids=["no-ray", "ray"])

@@ -41,6 +41,26 @@ class ReplicaSpeed:
 
 
 @dataclass(slots=True)
+class Simulation:
+    """What came out.
+
+    Attributes:
+        times_s: Moments, seconds from the start.
+        replicas: How many took requests at each of them.
+        queue_waits_s: How long each request waited before its prompt was begun, waking a replica included, seconds.
+        first_tokens: When each request came and how long after that its first token did, seconds, in the order of the
+            latter moments.
+        replica_s: What it cost: seconds of all replicas, starting and leaving included.
+    """
+
+    times_s: list[float] = field(default_factory=list[float])
+    replicas: list[int] = field(default_factory=list[int])
+    queue_waits_s: list[float] = field(default_factory=list[float])
+    first_tokens: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+    replica_s: float = 0.0
+
+
+@dataclass(slots=True)
 class _Generation:
     arrival: Arrival
     filled_tokens: float = 0.0
@@ -68,17 +88,20 @@ class _Replica:
     def requests(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def advance(self, now_s: float, waits_s: list[float]) -> None:
+    def advance(self, now_s: float, result: Simulation) -> None:
         """Work for a tick."""
         while self.waiting and len(self.running) < self.speed.max_running:
             generation = self.waiting.popleft()
-            waits_s.append(now_s - generation.arrival.arrival_s)
+            result.queue_waits_s.append(now_s - generation.arrival.arrival_s)
             self.running.append(generation)
         left_s = self._prefill(_TICK_S)
         decoding = [one for one in self.running if one.filled_tokens >= one.arrival.prompt_tokens]
         if decoding:
             step_s = self.speed.step_s + (len(decoding) - 1) * self.speed.step_s_per_generation
             for generation in decoding:
+                if generation.decoded_tokens < 1 <= generation.decoded_tokens + left_s / step_s:
+                    arrival_s = generation.arrival.arrival_s
+                    result.first_tokens.append((arrival_s, now_s + _TICK_S - arrival_s))
                 generation.decoded_tokens += left_s / step_s
         self.running = [one for one in self.running if one.decoded_tokens < one.arrival.output_tokens]
 
@@ -100,23 +123,6 @@ class _Replica:
             queue_wait_s=now_s - oldest,
             kv_use=min(1.0, held / self.speed.kv_capacity_tokens),
         )
-
-
-@dataclass(slots=True)
-class Simulation:
-    """What came out.
-
-    Attributes:
-        times_s: Moments, seconds from the start.
-        replicas: How many took requests at each of them.
-        queue_waits_s: How long each request waited before its prompt was begun, waking a replica included, seconds.
-        replica_s: What it cost: seconds of all replicas, starting and leaving included.
-    """
-
-    times_s: list[float] = field(default_factory=list[float])
-    replicas: list[int] = field(default_factory=list[int])
-    queue_waits_s: list[float] = field(default_factory=list[float])
-    replica_s: float = 0.0
 
 
 def simulate(
@@ -153,7 +159,7 @@ def simulate(
             min(ready, key=lambda one: one.requests).waiting.append(at_gateway.popleft())
         for replica in fleet:
             if replica.ready_s <= now_s:
-                replica.advance(now_s, result.queue_waits_s)
+                replica.advance(now_s, result)
         fleet = [one for one in fleet if not (one.leaving and one.requests == 0)]
         if _is_due(tick, _REPORT_S):
             for replica in ready:
