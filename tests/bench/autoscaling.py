@@ -4,7 +4,7 @@
     python -m tests.bench.autoscaling --trace arrivals.csv   # a recorded one: arrival_s,prompt_tokens,output_tokens
     python -m tests.bench.autoscaling --real                 # one load on real Ray, and simulated with its speeds
 
-Draws `docs/images/autoscaling-*.svg`.
+Draws `docs/images/autoscaling-*.png`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def draw(path: Path, groups: Sequence[Sequence[Observed]]) -> None:
     axes[0][0].set_ylabel("replicas that take requests")
     axes[1][0].set_ylabel("time to first token, s")
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, metadata={"Date": None})
+    figure.savefig(path, dpi=90)
     print(f"drawn: {path}")
 
 
@@ -200,7 +200,7 @@ def run_real() -> None:
             cluster.deploy()
             runs = asyncio.run(measure(cluster, config.models[0].replicas))
     print(HEADER, *(run.row() for run in runs), sep="\n")
-    draw(IMAGES / "autoscaling-real.svg", [runs])
+    draw(IMAGES / "autoscaling-real.png", [runs])
 
 
 def run_simulated(trace: Path | None, start_s: float) -> None:
@@ -224,11 +224,8 @@ def run_simulated(trace: Path | None, start_s: float) -> None:
         seconds = max(one.arrival_s for one in loads[trace.stem]) + 300
     runs = [simulated(name, load, speed, DEFAULT_SETTINGS, seconds) for name, load in loads.items()]
     print(HEADER, *(run.row() for run in runs), sep="\n")
-    draw(
-        IMAGES / f"autoscaling-{'simulated' if trace is None else trace.stem}.svg",
-        [[run] for run in runs],
-        log_waits=True,
-    )
+    name = "simulated" if trace is None else trace.stem
+    draw(IMAGES / f"autoscaling-{name}.png", [[run] for run in runs])
 
 
 def main() -> None:
