@@ -52,6 +52,7 @@ class AutoscalingPolicy:
         self._limits = limits
         self._direction = 0
         self._since_s = 0.0
+        self._most = 0
 
     def decide(self, now_s: float, target: int, running: int, demand: Demand) -> int:
         """Return how many replicas shall run from now on.
@@ -66,7 +67,10 @@ class AutoscalingPolicy:
         wanted = min(max(self._wanted(target, running, demand), limits.min_replicas), limits.max_replicas)
         direction = (wanted > target) - (wanted < target)
         if direction != self._direction:
-            self._direction, self._since_s = direction, now_s
+            self._direction, self._since_s, self._most = direction, now_s, wanted
+        if direction < 0:
+            # A load moves up and down: what was enough at every moment of the delay is enough.
+            wanted = self._most = max(self._most, wanted)
         if direction == 0 or now_s - self._since_s < self._delay_s(target, wanted):
             return target
         self._direction = 0

@@ -37,6 +37,13 @@ def test_replicas_leave_late_and_the_last_one_later():
     assert run(AutoscalingPolicy(LIMITS), 3, Demand(0, 0), [0, 59, 60, 61, 360, 361]) == [3, 3, 1, 1, 1, 0]
 
 
+def test_what_the_load_needed_meanwhile_stays():
+    policy = AutoscalingPolicy(LIMITS)
+    assert run(policy, 7, Demand(1, 2), [0]) == [7]
+    assert run(policy, 7, Demand(3, 4), [30]) == [7]
+    assert run(policy, 7, Demand(0, 0), [59, 60]) == [7, 4]
+
+
 def test_a_load_between_least_and_enough_changes_nothing():
     assert run(AutoscalingPolicy(LIMITS), 3, Demand(2, 3), [0, 1000]) == [3, 3]
 
