@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 Replica = TypeVar("Replica")
@@ -26,18 +26,30 @@ class PrefixMap(Generic[Replica]):
 
     Args:
         capacity: Beginnings to remember, one per page of a prompt.
+        slack: How many requests more than the least loaded one the replica with a beginning may have.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, slack: int) -> None:
         self._capacity = capacity
+        self._slack = slack
         self._replicas: OrderedDict[int, Replica] = OrderedDict()
 
-    def find(self, hashes: Sequence[int], among: Collection[Replica]) -> Replica | None:
-        """Return the replica with the longest beginning of a prompt; None = none of these has any."""
+    def find(self, hashes: Sequence[int], loads: Mapping[Replica, int]) -> Replica | None:
+        """Return the replica with the longest beginning of a prompt.
+
+        A beginning that everybody shares must not gather everybody at one replica: one that is too busy is passed over.
+
+        Args:
+            hashes: Of the prompt.
+            loads: Requests at each replica that may be chosen.
+
+        Returns:
+            A replica; None = none of these has any beginning, or the one that has is too busy.
+        """
         for key in reversed(hashes):
             replica = self._replicas.get(key)
-            if replica is not None and replica in among:
-                return replica
+            if replica is not None and replica in loads:
+                return replica if loads[replica] - min(loads.values()) <= self._slack else None
         return None
 
     def learn(self, hashes: Sequence[int], replica: Replica) -> None:

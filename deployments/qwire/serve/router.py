@@ -23,11 +23,7 @@ _REMEMBERED_PAGES = 100_000
 
 
 class ReplicaRouter(RequestRouter):
-    """Two replicas at random, the less loaded of them; before these, the one that has the prompt's beginning.
-
-    The one with the beginning is passed over while it has more than `slack` requests above the least loaded one: a
-    beginning that everybody shares must not gather everybody at one replica.
-    """
+    """Of two replicas at random the less loaded one; before these, the one that has the prompt's beginning."""
 
     @override
     def initialize_state(  # pyright: ignore[reportIncompatibleMethodOverride] - its base takes anything, and Serve ours
@@ -37,13 +33,12 @@ class ReplicaRouter(RequestRouter):
 
         Args:
             by_prefix: Prefer the replica with the prompt's beginning; else load alone decides.
-            slack: As above, requests.
+            slack: See `PrefixMap`.
             page_tokens: Tokens of a page of the engine's KV cache.
         """
         self._by_prefix = by_prefix
-        self._slack = slack
         self._page_tokens = page_tokens
-        self._prefixes: PrefixMap[ReplicaID] = PrefixMap(_REMEMBERED_PAGES)
+        self._prefixes: PrefixMap[ReplicaID] = PrefixMap(_REMEMBERED_PAGES, slack)
 
     @override
     async def choose_replicas(
@@ -68,14 +63,9 @@ class ReplicaRouter(RequestRouter):
     def _preferred(self, request: TokenRequest | None, candidates: Sequence[RunningReplica]) -> RunningReplica | None:
         if not self._by_prefix or request is None or len(candidates) < 2:  # noqa: PLR2004 - one needs no choice
             return None
-        by_id = {one.replica_id: one for one in candidates}
-        found = self._prefixes.find(page_hashes(request.prompt_token_ids, self._page_tokens), by_id.keys())
-        if found is None or self._load(found) - min(map(self._load, by_id)) > self._slack:
-            return None
-        return by_id[found]
-
-    def _load(self, replica: ReplicaID) -> int:
-        return self.replica_queue_len_cache.get(replica) or 0
+        loads = {one.replica_id: self.replica_queue_len_cache.get(one.replica_id) or 0 for one in candidates}
+        found = self._prefixes.find(page_hashes(request.prompt_token_ids, self._page_tokens), loads)
+        return next((one for one in candidates if one.replica_id == found), None)
 
 
 def _asked(pending: PendingRequest | None) -> tuple[TokenRequest | None, object]:
