@@ -45,6 +45,8 @@ class ReplicaRouter(RequestRouter):
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
     ) -> list[list[RunningReplica]]:
         """Return whom to try, in order."""
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # everybody is asked already: if all are full, wait
         request, version = _asked(pending_request)
         # Where none is left of the version, any one will say so.
         same = [one for one in candidate_replicas if one.replica_metadata.get(VERSION) == version]
