@@ -28,7 +28,12 @@ from qwire.v1.model_pb2_grpc import ModelServiceStub
 CONTEXT_TOKENS = 512
 MAX_OUTPUT_TOKENS = 256
 DEFAULT_MAX_OUTPUT_TOKENS = 16
-CONFIG = ServerConfig(port=0, health=HealthConfig(probe_interval_s=0.1, starting_interval_s=0.02, probe_timeout_s=1.0))
+CONFIG = ServerConfig(
+    port=0,
+    reuse_port=False,
+    drain_notice_s=0.0,
+    health=HealthConfig(probe_interval_s=0.1, starting_interval_s=0.02, probe_timeout_s=1.0),
+)
 STEPWISE = replace(CONFIG, max_stream_buffer_bytes=0)
 """Nothing is read ahead, so that each of an engine's chunks is a message of its own."""
 CALM = replace(CONFIG, health=replace(CONFIG.health, probe_interval_s=3600.0))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import grpc
 import grpc.aio
 import pytest
 
+from qwire.client import RetryOptions
 from qwire.engine.fake import FakeEngine
 from qwire.text.processor import TextProcessor
 from qwire.v1 import generate_pb2 as pb
 from qwire.v1 import health_pb2, model_pb2
 from qwire.v1.types_pb2 import GenerationSpec, StopOptions
-from tests.contract.edge import card_of, open_edge, served, until
+from tests.contract.edge import CONFIG, card_of, open_edge, served, until
 from tests.contract.failure import collect, failure_of
 
 SPEC = GenerationSpec(text="abc", stop=StopOptions(max_output_tokens=80))
@@ -81,3 +83,35 @@ async def test_a_second_drain_waits_for_the_first(processor: TextProcessor):
         await second
         assert first.done()
         await edge.server.drain(0)
+
+
+async def test_new_calls_of_old_connections_go_to_whoever_shares_the_port(processor: TextProcessor):
+    leaving, staying = (FakeEngine(card=card_of(processor), step_s=0.01) for _ in range(2))
+    shared = replace(CONFIG, reuse_port=True)
+    retries = (("grpc.service_config", RetryOptions().service_config()),)
+    async with open_edge([await served(processor, leaving)], config=shared, channel_options=retries) as old:
+        call = old.stubs.generate.StreamGenerate(pb.StreamGenerateRequest(spec=SPEC))
+        await call.read()
+        async with open_edge([await served(processor, staying)], config=replace(shared, port=old.port)):
+            short = GenerationSpec(text="abc", stop=StopOptions(max_output_tokens=2))
+
+            async def ask_often() -> None:
+                for _ in range(30):
+                    await old.stubs.generate.Generate(pb.GenerateRequest(spec=short), wait_for_ready=True)
+
+            asking = asyncio.create_task(ask_often())
+            draining = asyncio.create_task(old.server.drain(30))
+            await asking
+            assert (await collect(call))[-1].HasField("finished")
+            await draining
+            assert staying.ended
+
+
+async def test_during_the_notice_health_turns_and_calls_are_still_taken(processor: TextProcessor):
+    engine = FakeEngine(card=card_of(processor), step_s=0.001)
+    async with open_edge([await served(processor, engine)], config=replace(CONFIG, drain_notice_s=60.0)) as edge:
+        draining = asyncio.create_task(edge.server.drain(60))
+        await edge.wait_state(health_pb2.SERVING_STATE_DRAINING)
+        answer = await edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC))
+        assert answer.generation.finished.usage.output_tokens == 80
+        draining.cancel()

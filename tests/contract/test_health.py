@@ -237,3 +237,27 @@ async def test_state_of_an_unknown_model(edge: Edge):
     assert (failure.code, failure.reason) == ("NOT_FOUND", "MODEL_NOT_FOUND")
     watch = edge.stubs.health.WatchServingState(pb.WatchServingStateRequest(model="other"))
     assert (await failure_of(watch.read())).code == "NOT_FOUND"
+
+
+class Sleeper(FakeEngine):
+    """An engine whose last replica can go."""
+
+    asleep = False
+
+    async def stats(self) -> EngineStats:
+        stats = await super().stats()
+        return replace(stats, replicas=0) if self.asleep else stats
+
+
+async def test_a_model_that_sleeps_serves_and_is_not_woken_by_probes(processor: TextProcessor):
+    engine = Sleeper(card=card_of(processor))
+    async with open_edge([await served(processor, engine)]) as edge:
+        await edge.wait_state(READY)
+        engine.asleep = True
+        before = (await state_of(edge)).observed_time.ToNanoseconds()
+        asked = len(engine.started)
+        await asyncio.sleep(3 * CONFIG.health.probe_interval_s)
+        status = await state_of(edge)
+        assert status.observed_time.ToNanoseconds() > before
+        assert status.state == READY
+        assert len(engine.started) - asked <= 1  # one may have been on its way

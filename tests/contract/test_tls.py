@@ -138,8 +138,9 @@ async def test_a_port_in_use_is_an_error_at_the_start():
 
 async def test_two_servers_share_a_port(processor: TextProcessor):
     first = FakeEngine(card=card_of(processor))
+    shared = replace(CONFIG, reuse_port=True)
     async with (
-        open_edge([await served(processor, first)]) as edge,
-        open_edge([await served(processor, first)], config=replace(CONFIG, port=edge.port)) as other,
+        open_edge([await served(processor, first)], config=shared) as edge,
+        open_edge([await served(processor, first)], config=replace(shared, port=edge.port)) as other,
     ):
         assert other.port == edge.port

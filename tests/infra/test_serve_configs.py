@@ -102,7 +102,9 @@ def test_gateways_fit_the_gateway_group(overlay: str, rayservice: dict[str, Any]
     for resource, amount in gateway["ray_actor_options"]["resources"].items():
         assert amount <= float(groups["gateway"]["resources"][resource])
         assert resource not in groups["replica"].get("resources", {})
-    assert config.gateway.num_replicas == groups["gateway"]["maxReplicas"]
+    assert config.gateway.min_replicas == groups["gateway"]["minReplicas"]
+    assert config.gateway.max_replicas == groups["gateway"]["maxReplicas"]
+    assert config.gateway.max_replicas_per_node == 1  # an update stops one before it starts one: a pod holds no two
     port = config.gateway.server.port
     container = groups["gateway"]["template"]["spec"]["containers"][0]
     assert {"name": "serve-grpc", "containerPort": port} in container["ports"]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 from qwire.engine.errors import EngineUnavailable
 from qwire.engine.protocol import Engine
-from qwire.models.store import ModelStore
+from qwire.models.checkpoint import Checkpoint
 from qwire.rpc.health_check import serves
 from qwire.rpc.registry import ModelRegistry, ServedModel
 from qwire.rpc.server import GatewayServer
-from qwire.serve.config import ModelSettings
 from qwire.telemetry.logging import get_logger
 from qwire.text.generator import Generator
 from qwire.text.processor import TextProcessor
@@ -21,13 +19,14 @@ log = get_logger(__name__)
 _RETRY_S = 0.5
 
 
-async def attach(registry: ModelRegistry, model: ModelSettings, engine: Engine, cache_dir: Path) -> None:
+async def attach(registry: ModelRegistry, checkpoint: Checkpoint, engine: Engine) -> None:
     """Serve a model from the moment its engine says what it is; waits for that as long as it takes.
 
-    Raises:
-        qwire.models.errors.ModelError: Its tokenizer cannot be had.
+    Args:
+        registry: Where it is served from then on.
+        checkpoint: Has its tokenizer.
+        engine: Has its facts.
     """
-    checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
     processor = await asyncio.to_thread(TextProcessor.from_folder, checkpoint.folder)
     while True:
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
 
 from qwire.engine.config import EngineConfig
 from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.rpc.config import HealthConfig, ServerConfig, TLSConfig
+from qwire.serve.autoscaling import ScalingLimits
+from qwire.serve.demand import LoadTargets
 from qwire.telemetry.setup import TelemetryConfig
 
 _STRICT = ConfigDict(extra="forbid")
@@ -26,16 +28,35 @@ class _Settings(BaseModel):
 class ReplicaSettings(_Settings):
     """How many replicas of a model run, and what each one needs."""
 
-    min_replicas: int = Field(default=1, ge=1)
-    """Replicas that always run."""
+    min_replicas: int = Field(default=1, ge=0)
+    """Replicas that always run. 0 = none once nobody has asked for `scale_to_zero_delay_s`; the next request waits for
+    one to start."""
     max_replicas: int = Field(default=1, ge=1)
     """The most replicas."""
-    target_ongoing_requests: float = Field(default=8.0, gt=0)
-    """Requests (running and waiting) per replica that autoscaling aims at."""
+    target_tokens: float = Field(default=8192.0, gt=0)
+    """Tokens per replica that autoscaling aims at: those of running generations, and of waiting ones up to their output
+    limits."""
+    target_queue_wait_s: float = Field(default=2.0, ge=0)
+    """One more replica is needed where a generation waits in the queue for longer than this, seconds."""
+    target_kv_use: float = Field(default=0.8, gt=0, le=1)
+    """Share of the KV cache in use per replica that autoscaling aims at."""
+    min_decode_tokens_per_s: float = Field(default=0.0, ge=0)
+    """One more is needed where a generation decodes slower than this, tokens per second. 0 = any speed will do."""
     upscale_delay_s: float = Field(default=10.0, ge=0)
     """How long the load must last before replicas are added, seconds."""
     downscale_delay_s: float = Field(default=300.0, ge=0)
     """How long the load must be gone before replicas are taken away, seconds."""
+    scale_to_zero_delay_s: float = Field(default=600.0, ge=0)
+    """How long nobody must have asked for anything before the last replica goes, seconds; where `min_replicas` is 0."""
+    surge_percent: int = Field(default=0, ge=0, le=100)
+    """Share of the replicas that an update starts before it stops old ones, percent, rounded up. 0 = old ones go first:
+    no spare GPU is needed, and a single replica means a pause in which requests wait."""
+    routing: Literal["prefix", "load"] = "prefix"
+    """Which replica a request goes to: the one that has seen the beginning of its prompt, else the less loaded of two;
+    or always the latter."""
+    prefix_slack: int = Field(default=4, ge=0)
+    """With `prefix`: the replica that has seen the beginning is passed over while it has more than this many requests
+    above the least loaded one."""
     num_gpus: float = Field(default=0.0, ge=0)
     """GPUs of each replica; 0 = none, as on a laptop."""
     num_cpus: float = Field(default=1.0, ge=0)
@@ -57,6 +78,24 @@ class ReplicaSettings(_Settings):
             msg = f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})"
             raise ValueError(msg)
         return self
+
+    @property
+    def limits(self) -> ScalingLimits:
+        """How far and how fast their number changes."""
+        return ScalingLimits(
+            self.min_replicas,
+            self.max_replicas,
+            self.upscale_delay_s,
+            self.downscale_delay_s,
+            self.scale_to_zero_delay_s,
+        )
+
+    @property
+    def targets(self) -> LoadTargets:
+        """What each one shall carry."""
+        return LoadTargets(
+            self.target_tokens, self.target_queue_wait_s, self.target_kv_use, self.min_decode_tokens_per_s
+        )
 
 
 class ModelSettings(_Settings):
@@ -86,12 +125,41 @@ class GatewaySettings(_Settings):
 
     server: ServerConfig = ServerConfig()
     """Address, TLS, limits, keepalive, drain."""
-    num_replicas: int = Field(default=1, ge=1)
-    """Gateways. Those on one node share the port (SO_REUSEPORT)."""
+    min_replicas: int = Field(default=1, ge=1)
+    """Gateways that always run. Those on one node share the port (SO_REUSEPORT)."""
+    max_replicas: int = Field(default=1, ge=1)
+    """The most gateways."""
+    target_open_streams: float = Field(default=256.0, gt=0)
+    """Open calls per gateway that autoscaling aims at."""
+    upscale_delay_s: float = Field(default=10.0, ge=0)
+    """How long the load must last before gateways are added, seconds."""
+    downscale_delay_s: float = Field(default=300.0, ge=0)
+    """How long the load must be gone before gateways are taken away, seconds."""
+    listen_timeout_s: float = Field(default=120.0, ge=0)
+    """A gateway listens once all its models have a replica, so that an update takes no calls that it cannot serve;
+    after this many seconds it listens without those that are missing, for the sake of the others."""
     max_replicas_per_node: int | None = Field(default=None, ge=1)
     """The most gateways on one node; 1 spreads them over the cluster. Unset = no bound."""
     num_cpus: float = Field(default=0.0, ge=0)
     """CPUs that Ray reserves for each gateway."""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            msg = f"max_replicas ({self.max_replicas}) must be at least min_replicas ({self.min_replicas})"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def limits(self) -> ScalingLimits:
+        """How far and how fast their number changes; the last one never goes."""
+        return ScalingLimits(
+            self.min_replicas,
+            self.max_replicas,
+            self.upscale_delay_s,
+            self.downscale_delay_s,
+            self.downscale_delay_s,
+        )
 
 
 class AppConfig(_Settings):

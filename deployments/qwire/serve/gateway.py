@@ -8,11 +8,13 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from qwire.models.store import ModelStore
 from qwire.rpc.registry import ModelRegistry
 from qwire.rpc.server import GatewayServer
 from qwire.serve.attach import attach, every_model_serves
-from qwire.serve.config import AppConfig
+from qwire.serve.config import AppConfig, ModelSettings
 from qwire.serve.handle import ReplicaHandle
+from qwire.serve.model_version import model_version
 from qwire.serve.remote import RemoteEngine
 from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.logging import get_logger
@@ -22,7 +24,9 @@ log = get_logger(__name__)
 
 
 class Gateway:
-    """Listens at once, not serving; each model joins when its first replica answers.
+    """Listens when every model has a replica that answers, or after `listen_timeout_s`.
+
+    Gateways on one node share the port, and one that cannot serve yet would take calls from one that can.
 
     Args:
         config: The whole application.
@@ -32,25 +36,34 @@ class Gateway:
 
     async def __init__(self, config: AppConfig, cache_dir: Path, replicas: dict[str, DeploymentHandle[Any]]) -> None:
         self._telemetry = configure(config.telemetry)
-        registry = ModelRegistry([model.served_id for model in config.models])
-        self._server = GatewayServer(registry, config.gateway.server, self._telemetry)
+        self._registry = ModelRegistry([model.served_id for model in config.models])
+        self._server = GatewayServer(self._registry, config.gateway.server, self._telemetry)
+        store = ModelStore(cache_dir)
+        self._attaching = asyncio.gather(
+            *(self._attach(store, model, replicas[model.served_id]) for model in config.models)
+        )
+        await asyncio.wait((self._attaching,), timeout=config.gateway.listen_timeout_s)
+        await self.check_health()
         port = await self._server.start()
         log.info("gateway_listening", host=config.gateway.server.host, port=port)
-        engines = {
-            model.served_id: RemoteEngine(
-                ReplicaHandle(replicas[model.served_id]),
-                model.replicas,
-                FailoverRecorder(self._telemetry, model.served_id),
-            )
-            for model in config.models
-        }
-        self._attaching = asyncio.gather(
-            *(attach(registry, model, engines[model.served_id], cache_dir) for model in config.models)
+
+    async def _attach(self, store: ModelStore, model: ModelSettings, replicas: DeploymentHandle[Any]) -> None:
+        checkpoint = await asyncio.to_thread(store.resolve, model.source)
+        engine = RemoteEngine(
+            ReplicaHandle(replicas),
+            model_version(model, checkpoint),
+            model.replicas,
+            FailoverRecorder(self._telemetry, model.served_id),
         )
+        await attach(self._registry, checkpoint, engine)
 
     async def drain(self) -> None:
         """Refuse new calls, let open streams finish within the grace, stop listening. Idempotent."""
         await self._server.drain()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaling policy how much there is to do."""
+        return {"open_streams": self._server.open_streams}
 
     async def serves(self) -> bool:
         """Whether every model has generated a token and still serves."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
+from ray import serve
 from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 
+_FAILED = ("UNHEALTHY", "DEPLOY_FAILED")  # of Serve's DeploymentStatus, which is not exported
 _RETRY_AFTER_S = 2.0  # a replica that died is usually replaced within seconds
 
 
@@ -69,6 +72,27 @@ class ReplicaHandle:
         if not values:
             raise EngineUnavailable(_RETRY_AFTER_S)
         return Answers(values, missing=len(results) - len(values))
+
+    async def call(self, method: str, *args: object, timeout_s: float) -> Any:
+        """Call a method of one replica; waits for one to start where none runs.
+
+        Raises:
+            EngineUnavailable: None answered in time.
+        """
+        response = self._handle.options(method_name=method).remote(*args)
+        try:
+            with _our_errors():
+                async with asyncio.timeout(timeout_s):
+                    return await response
+        finally:
+            response.cancel()
+
+    async def can_start(self) -> bool:
+        """Whether a replica would start if one were needed: its deployment has not failed."""
+        status = await asyncio.to_thread(serve.status)
+        application = status.applications.get(self._handle.app_name)
+        deployment = None if application is None else application.deployments.get(self._handle.deployment_name)
+        return deployment is not None and deployment.status.value not in _FAILED
 
 
 @contextmanager

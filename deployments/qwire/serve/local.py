@@ -44,7 +44,7 @@ class LocalServer:
             engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(files))
             recorded = RecordedEngine(engine, GenerationRecorder(telemetry, model.served_id, replica="local"))
             local.engines.append(recorded)
-            await attach(registry, model, recorded, files)
+            await attach(registry, checkpoint, recorded)
         return local
 
     async def serves(self) -> bool:

@@ -16,6 +16,7 @@ from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
+from qwire.serve.model_version import ModelReplaced
 from qwire.serve.patience import Patience
 from qwire.telemetry import names
 from qwire.telemetry.failover import FailoverRecorder
@@ -31,12 +32,17 @@ class RemoteEngine:
 
     Args:
         replicas: The way to them.
-        settings: How long, and how often, a lost generation looks for a replica without getting a token.
+        version: The model version that this side tokenizes for; replicas of another one are not asked.
+        settings: How long, and how often, a lost generation looks for a replica without getting a token; and whether it
+            is no fault when no replica runs, as the next request wakes one.
         recorder: Records lost replicas.
     """
 
-    def __init__(self, replicas: ReplicaHandle, settings: ReplicaSettings, recorder: FailoverRecorder) -> None:
+    def __init__(
+        self, replicas: ReplicaHandle, version: str, settings: ReplicaSettings, recorder: FailoverRecorder
+    ) -> None:
         self._replicas = replicas
+        self._version = version
         self._settings = settings
         self._recorder = recorder
         self._card: ModelCard | None = None
@@ -45,7 +51,8 @@ class RemoteEngine:
         """Generate on the replica with the least to do. See `Engine.generate`.
 
         Where that one is lost, another one is asked to go on from the tokens that came so far. Since a token is a
-        function of what is before it, the consumer notices nothing but the time.
+        function of what is before it, the consumer notices nothing but the time. Where only another version of the
+        model runs by then, it ends with ModelReplaced instead.
         """
         emitted = list(request.output_token_ids)
         envelope, settings = request.envelope, self._settings
@@ -62,6 +69,8 @@ class RemoteEngine:
                             yield chunk
                             if chunk.finish is not None:
                                 return
+            except ModelReplaced:
+                raise  # another model would go on with another text
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, envelope)
                 request = replace(request, envelope=replace(request.envelope, admitted=True))
@@ -77,7 +86,7 @@ class RemoteEngine:
         self._recorder.failover(envelope, names.ELSEWHERE)
 
     async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
-        async with aclosing(self._replicas.stream("generate", request)) as chunks:
+        async with aclosing(self._replicas.stream("generate", request, self._version)) as chunks:
             try:
                 yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
             except InvalidRequest as error:
@@ -101,15 +110,27 @@ class RemoteEngine:
         return any(answers.values)
 
     async def card(self) -> ModelCard:
-        """Return what the model is; the same on every replica, so one answer is kept."""
-        card = self._card
-        if card is None:
-            card = self._card = (await self._replicas.broadcast("card", timeout_s=_CONTROL_TIMEOUT_S)).values[0]
-        return card
+        """Return what the model is; the same on every replica of a version, so one answer is kept."""
+        if self._card is None:
+            self._card = await self._ask_for_card()
+        return self._card
+
+    async def _ask_for_card(self) -> ModelCard:
+        try:
+            return (await self._replicas.broadcast("card", self._version, timeout_s=_CONTROL_TIMEOUT_S)).values[0]
+        except EngineUnavailable:
+            if not self._settings.min_replicas == 0:
+                raise
+        return await self._replicas.call("card", self._version, timeout_s=_CONTROL_TIMEOUT_S)  # wakes one
 
     async def stats(self) -> EngineStats:
         """Return the load of all replicas that answer, together; one that dies does not speak for the others."""
-        return _together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
+        try:
+            return _together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
+        except EngineUnavailable:
+            if self._settings.min_replicas == 0 and await self._replicas.can_start():
+                return _ASLEEP
+            raise
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
@@ -148,4 +169,23 @@ def _together(stats: Sequence[EngineStats]) -> EngineStats:
         memory_used_bytes=fullest.memory_used_bytes,
         memory_total_bytes=fullest.memory_total_bytes,
         non_finite_weights=max(one.non_finite_weights for one in stats),
+        replicas=len(stats),
     )
+
+
+_ASLEEP = EngineStats(
+    steps=0,
+    running=0,
+    waiting=0,
+    waiting_capacity=0,
+    running_tokens=0,
+    waiting_tokens=0,
+    kv_used_tokens=0,
+    kv_capacity_tokens=0,
+    oldest_wait_s=0.0,
+    decode_tokens_per_s=None,
+    memory_used_bytes=0,
+    memory_total_bytes=0,
+    non_finite_weights=0,
+    replicas=0,
+)

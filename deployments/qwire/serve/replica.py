@@ -17,12 +17,17 @@ from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.models.store import ModelStore
 from qwire.serve.config import ModelSettings
+from qwire.serve.demand import ReplicaLoad
+from qwire.serve.model_version import ModelReplaced, model_version
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
+from qwire.serve.router import VERSION
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import TelemetryConfig, configure
 
 log = get_logger(__name__)
+
+_RETRY_AFTER_S = 1.0  # the gateways are replaced with their models
 
 
 class ModelReplica:
@@ -40,31 +45,64 @@ class ModelReplica:
         name = serve.get_replica_context().replica_id.unique_id
         began = time.monotonic()
         checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
+        self._version = model_version(model, checkpoint)
+        self._requests = 0
         engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(cache_dir))
         self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
         self._progress = _Progress(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))
 
-    async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
-        """Generate; tokens that come within `stream_interval_s` of a message share the next one."""
+    async def generate(self, request: TokenRequest, version: str) -> AsyncGenerator[TokenChunk, None]:
+        """Generate; tokens that come within `stream_interval_s` of a message share the next one.
+
+        Args:
+            request: What to generate.
+            version: The model version that the caller tokenized for.
+
+        Raises:
+            ModelReplaced: This replica's is another one.
+        """
+        self._check(version)
         interval_s = self._settings.replicas.stream_interval_s
-        async with aclosing(self._engine.generate(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
-                if interval_s and chunk.finish is None:
-                    await asyncio.sleep(interval_s)
+        counts = 0 if request.envelope.is_probe else 1
+        self._requests += counts
+        try:
+            async with aclosing(self._engine.generate(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+                    if interval_s and chunk.finish is None:
+                        await asyncio.sleep(interval_s)
+        finally:
+            self._requests -= counts
 
     async def cancel(self, request_id: str) -> bool:
         """End the generation of this id, if it is here."""
         return await self._engine.cancel(request_id)
 
-    async def card(self) -> ModelCard:
-        """Return what the model is."""
+    async def card(self, version: str) -> ModelCard:
+        """Return what the model is.
+
+        Raises:
+            ModelReplaced: It is another version.
+        """
+        self._check(version)
         return await self._engine.card()
 
     async def stats(self) -> EngineStats:
         """Return the engine's load."""
         return await self._engine.stats()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell the autoscaling policy how much there is to do."""
+        return ReplicaLoad.of(await self._engine.stats(), self._requests).report()
+
+    def record_replica_metadata(self) -> dict[str, str]:
+        """Tell the routers which model version this is."""
+        return {VERSION: self._version}
+
+    def _check(self, version: str) -> None:
+        if version != self._version:
+            raise ModelReplaced(_RETRY_AFTER_S)
 
     async def check_health(self) -> None:
         """Let Serve restart this replica when its engine is dead or stuck."""

@@ -88,6 +88,7 @@ class EngineStats:
         memory_used_bytes: Memory in use, of the accelerator, or of the machine where there is none.
         memory_total_bytes: Memory in all, likewise.
         non_finite_weights: Weights that are NaN or infinite, counted once after loading.
+        replicas: Engines that this look covers. 0 = none runs, and the next request starts one.
     """
 
     steps: int
@@ -103,6 +104,7 @@ class EngineStats:
     memory_used_bytes: int
     memory_total_bytes: int
     non_finite_weights: int
+    replicas: int = 1
 
 
 class Engine(Protocol):

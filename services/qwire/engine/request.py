@@ -69,6 +69,7 @@ class Envelope:
         tenant: Who shares fairly with others; empty = nobody in particular.
         admitted: The request was accepted before, here or elsewhere, and goes on: no bound of a queue refuses it, and
             it goes before what has not begun.
+        is_probe: A health check asks, no caller: it is no load that replicas would be added or kept for.
     """
 
     request_id: str
@@ -78,6 +79,7 @@ class Envelope:
     tracestate: str | None = None
     tenant: str = ""
     admitted: bool = False
+    is_probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)

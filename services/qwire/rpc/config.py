@@ -88,6 +88,9 @@ class ServerConfig:
             empty = nobody has. Nothing proves a name: where callers do not trust each other, have a proxy set it.
         batch_concurrency: Items of one batch call that run at once, >= 1; more wait for them.
         drain_grace_s: How long open calls may go on once the server drains, seconds, >= 0.
+        drain_notice_s: How long of that the server still takes new calls while its health says NOT_SERVING, so that
+            whoever balances the load can turn away in time, seconds, >= 0. After it, a server that shares its port
+            (`reuse_port`) closes the port and has its clients reconnect, elsewhere; one that does not refuses.
         health: How models are probed and judged.
     """
 
@@ -111,6 +114,7 @@ class ServerConfig:
     tenant_key: str = "x-qwire-tenant"
     batch_concurrency: int = 16
     drain_grace_s: float = 600.0
+    drain_notice_s: float = 1.0
     health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
@@ -123,7 +127,7 @@ class ServerConfig:
         _positive(self, "max_connection_age_s", "default_deadline_s", "write_stall_timeout_s")
         _at_least(self, max_message_bytes=1024, max_metadata_bytes=1024, max_concurrent_streams=1, batch_concurrency=1)
         _at_least(self, max_deadline_s=self.default_deadline_s, drain_grace_s=0, port=0)
-        _at_least(self, max_stream_buffer_bytes=0, max_buffer_bytes=0)
+        _at_least(self, max_stream_buffer_bytes=0, max_buffer_bytes=0, drain_notice_s=0)
         if not _METADATA_KEY.fullmatch(self.tenant_key):
             raise ValueError(f"tenant_key must be a lower-case metadata key or empty, got {self.tenant_key!r}")
         if self.port > _MAX_PORT:

@@ -143,12 +143,15 @@ class HealthMonitor:
     async def _is_alive(
         self, model: ServedModel, pulse: ModelPulse, before: EngineStats | None, stats: EngineStats
     ) -> bool:
-        """Whether a token came lately, or comes now, or the engine is too busy for one but moves.
+        """Whether a token came lately, or comes now, or the engine is too busy for one but moves, or it sleeps.
+
+        A model of which no replica runs because nobody asks is not woken to see whether it lives.
 
         Raises:
             EngineError: None came, for another reason than too much work.
         """
-        if pulse.is_fresh(self._config.probe_interval_s):
+        asleep = stats.replicas == 0 and pulse.last_token_unix_ns is not None
+        if asleep or pulse.is_fresh(self._config.probe_interval_s):
             return True
         timeout_s = self._config.probe_timeout_s
         try:

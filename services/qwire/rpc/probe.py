@@ -43,7 +43,9 @@ async def probe(engine: Engine, deadline_unix_ns: int | None) -> ProbeResult:
     """
     request = TokenRequest(
         prompt_token_ids=_PROMPT,
-        envelope=Envelope(f"probe-{uuid.uuid4().hex}", priority=_PRIORITY, deadline_unix_ns=deadline_unix_ns),
+        envelope=Envelope(
+            f"probe-{uuid.uuid4().hex}", priority=_PRIORITY, deadline_unix_ns=deadline_unix_ns, is_probe=True
+        ),
         stop=StopParams(max_output_tokens=1),
         sampling=SamplingParams(),
     )

@@ -105,7 +105,7 @@ class GatewayServer:
         return port
 
     async def drain(self, grace_s: float | None = None) -> None:
-        """Say DRAINING, refuse new calls, let open ones finish, stop. A second call waits for the first.
+        """Say DRAINING, then take no new calls, let open ones finish, stop. A second call waits for the first.
 
         Calls that are still open after the grace end with UNAVAILABLE; their callers may go on elsewhere.
 
@@ -123,12 +123,21 @@ class GatewayServer:
 
     async def _drain(self, grace_s: float) -> None:
         log.info("server_draining", open_calls=self.open_streams, grace_s=grace_s)
-        self._guard.draining = True
         self.health.drain()
-        if not await self._open_calls.wait_idle(grace_s):
+        notice_s = min(self._config.drain_notice_s, grace_s)
+        await asyncio.sleep(notice_s)
+        if self._config.reuse_port:
+            # Closes the port at once, so that the system gives new connections to the others, and asks clients to
+            # reconnect. Open calls go on; here they end before gRPC's own grace does.
+            leaving = asyncio.create_task(self._server.stop(grace_s + _FLUSH_S))
+        else:
+            self._guard.draining, leaving = True, None
+        if not await self._open_calls.wait_idle(grace_s - notice_s):
             log.warning("calls_evicted", calls=await self._open_calls.evict())
         await self.health.close()
         await self._server.stop(_FLUSH_S)
+        if leaving is not None:
+            await leaving
         log.info("server_stopped")
 
     def _add_services(self, registry: ModelRegistry) -> None:

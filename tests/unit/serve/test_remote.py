@@ -36,10 +36,10 @@ class FakeReplicas:
         self.attempts = 0
 
     async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
-        """Call it."""
+        """Call it; the model version is not an engine's business."""
         self.attempts += 1
         engine = self._engines.pop(0) if len(self._engines) > 1 else self._engines[0]
-        async for chunk in getattr(engine, method)(*args):
+        async for chunk in getattr(engine, method)(args[0]):
             yield chunk
 
 
@@ -55,6 +55,7 @@ class Gateway:
         self.replicas = FakeReplicas(engines)
         self.engine = RemoteEngine(
             cast("ReplicaHandle", self.replicas),
+            "v1",
             ReplicaSettings(**settings),
             FailoverRecorder(Telemetry(self.tracer, Metrics(meter)), "tiny"),
         )

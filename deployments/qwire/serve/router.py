@@ -1,0 +1,77 @@
+"""Chooses the replica of a generation: one of the same model version, with the prompt's beginning, or with little load.
+
+Each gateway has a router of its own for each model, and learns from its own requests alone: no state is shared.
+Ray's `PrefixCacheAffinityRouter` reads text and keeps a tree in an actor of its own; here tokens are at hand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+from typing_extensions import override
+
+from qwire.engine.request import TokenRequest
+from qwire.serve.prefix_map import PrefixMap, page_hashes
+
+VERSION = "version"
+"""Where a replica's metadata tells its model's version."""
+
+_REMEMBERED_PAGES = 100_000
+
+
+class ReplicaRouter(RequestRouter):
+    """Of two replicas at random the less loaded one; before these, the one that has the prompt's beginning."""
+
+    @override
+    def initialize_state(  # pyright: ignore[reportIncompatibleMethodOverride] - its base takes anything, and Serve ours
+        self, *, by_prefix: bool, slack: int, page_tokens: int
+    ) -> None:
+        """Take the arguments of the deployment's `request_router_kwargs`.
+
+        Args:
+            by_prefix: Prefer the replica with the prompt's beginning; else load alone decides.
+            slack: See `PrefixMap`.
+            page_tokens: Tokens of a page of the engine's KV cache.
+        """
+        self._by_prefix = by_prefix
+        self._page_tokens = page_tokens
+        self._prefixes: PrefixMap[ReplicaID] = PrefixMap(_REMEMBERED_PAGES, slack)
+
+    @override
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        """Return whom to try, in order."""
+        if pending_request is not None:
+            pending_request.routing_context.should_backoff = True  # everybody is asked already: if all are full, wait
+        request, version = _asked(pending_request)
+        # Where none is left of the version, any one will say so.
+        same = [one for one in candidate_replicas if one.replica_metadata.get(VERSION) == version]
+        candidates = same or candidate_replicas
+        by_load = random.sample(candidates, min(2, len(candidates)))
+        preferred = self._preferred(request, candidates)
+        return [by_load] if preferred is None else [[preferred], by_load]
+
+    @override
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        """Remember where a prompt's beginning is now."""
+        request, _ = _asked(pending_request)
+        if self._by_prefix and request is not None:
+            self._prefixes.learn(page_hashes(request.prompt_token_ids, self._page_tokens), replica_id)
+
+    def _preferred(self, request: TokenRequest | None, candidates: Sequence[RunningReplica]) -> RunningReplica | None:
+        if not self._by_prefix or request is None or len(candidates) < 2:  # noqa: PLR2004 - one needs no choice
+            return None
+        loads = {one.replica_id: self.replica_queue_len_cache.get(one.replica_id) or 0 for one in candidates}
+        found = self._prefixes.find(page_hashes(request.prompt_token_ids, self._page_tokens), loads)
+        return next((one for one in candidates if one.replica_id == found), None)
+
+
+def _asked(pending: PendingRequest | None) -> tuple[TokenRequest | None, object]:
+    """Return the generation and the model version that a call of `ModelReplica.generate` asks for."""
+    arguments = () if pending is None else tuple(pending.args)
+    request = arguments[0] if arguments else None
+    return request if isinstance(request, TokenRequest) else None, arguments[-1] if arguments else None

@@ -1,0 +1,244 @@
+"""Autoscaling: what a load does to the number of replicas, to waiting and to cost; simulated, and for real beside it.
+
+    python -m tests.bench.autoscaling                        # three made-up loads, simulated; seconds
+    python -m tests.bench.autoscaling --trace arrivals.csv   # a recorded one: arrival_s,prompt_tokens,output_tokens
+    python -m tests.bench.autoscaling --real                 # one load on real Ray, and simulated with its speeds
+
+Draws `docs/images/autoscaling-*.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from qwire.client import AsyncClient
+from qwire.serve.arrivals import Arrival, burst, diurnal, poisson, read_arrivals, steady
+from qwire.serve.config import ReplicaSettings
+from qwire.serve.simulation import ReplicaSpeed, simulate
+from tests.bench.local_ray import local_ray
+from tests.cluster.conftest import Cluster, app_config, ready
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
+
+IMAGES = Path(__file__).parents[2] / "docs" / "images"
+# The default model in q8 on the machine of docs/benchmarks.md: 30.0 ms a step alone, 59.3 ms with eight, 1,016 prompt
+# tokens in 4.84 s. How long a start takes there was not measured: it is an argument.
+STEP_S, STEP_OF_EIGHT_S, PREFILL_TOKENS_PER_S = 0.0300, 0.0593, 210.0
+DEFAULT_SETTINGS = ReplicaSettings(min_replicas=0, max_replicas=8, target_tokens=4096, downscale_delay_s=120)
+REAL_SETTINGS: dict[str, Any] = {
+    "min_replicas": 0,
+    "max_replicas": 2,
+    "target_tokens": 2000,
+    "upscale_delay_s": 3.0,
+    "downscale_delay_s": 8.0,
+    "scale_to_zero_delay_s": 12.0,
+}
+REAL_SECONDS = 100
+
+
+@dataclass(slots=True)
+class Observed:
+    """One run, real or simulated: replicas over time, and the first token of each request."""
+
+    name: str
+    times_s: list[float] = field(default_factory=list[float])
+    replicas: list[int] = field(default_factory=list[int])
+    first_tokens: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
+
+    @property
+    def running_s(self) -> float:
+        """Seconds of all replicas that took requests."""
+        pairs = zip(self.times_s, self.times_s[1:], self.replicas, strict=False)
+        return sum((until - since) * count for since, until, count in pairs)
+
+    def row(self) -> str:
+        waits = [wait for _, wait in self.first_tokens]
+        cuts = statistics.quantiles(waits, n=20)
+        return (
+            f"| {self.name} | {len(waits)} | {max(self.replicas)} | {self.running_s:.0f} "
+            f"| {statistics.median(waits):.2f} | {cuts[18]:.2f} | {max(waits):.2f} |"
+        )
+
+
+HEADER = "| run | requests | most replicas | replica-seconds | TTFT p50, s | p95, s | longest, s |\n" + "|---" * 7 + "|"
+
+
+def simulated(
+    name: str, arrivals: Sequence[Arrival], speed: ReplicaSpeed, settings: ReplicaSettings, seconds: float
+) -> Observed:
+    result = simulate(arrivals, speed, settings.limits, settings.targets, seconds=seconds)
+    return Observed(name, result.times_s, result.replicas, result.first_tokens)
+
+
+def draw(path: Path, groups: Sequence[Sequence[Observed]]) -> None:
+    """Replicas above, time to first token below; a column per group."""
+    figure = Figure(figsize=(5 * len(groups), 5), layout="constrained")
+    axes = figure.subplots(2, len(groups), sharex="col", squeeze=False)
+    for column, group in enumerate(groups):
+        above, below = axes[0][column], axes[1][column]
+        for run in group:
+            above.step(run.times_s, run.replicas, where="post", label=run.name)
+            below.plot(*zip(*sorted(run.first_tokens), strict=True), ".", label=run.name, alpha=0.7)
+        above.set_ylim(bottom=0)
+        above.legend()
+        below.set_xlabel("seconds")
+        below.set_yscale("log")
+    axes[0][0].set_ylabel("replicas that take requests")
+    axes[1][0].set_ylabel("time to first token, s")
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=90)
+    print(f"drawn: {path}")
+
+
+class RealRun:
+    """A tiny model behind real Ray."""
+
+    def __init__(self, cluster: Cluster, client: AsyncClient) -> None:
+        self._cluster = cluster
+        self._client = client
+
+    async def ask(self, prompt_tokens: int, output_tokens: int) -> tuple[float, float]:
+        """Return the time to the first token and the time per further one, seconds."""
+        began = time.perf_counter()
+        async with self._client.stream("x" * prompt_tokens, max_output_tokens=output_tokens, ignore_eos=True) as stream:
+            async for _ in stream.text_stream:
+                break
+            first_s = time.perf_counter() - began
+            await stream.generation()
+        return first_s, (time.perf_counter() - began - first_s) / max(1, output_tokens - 1)
+
+    async def replicas(self) -> int:
+        from ray.serve.exceptions import DeploymentUnavailableError  # noqa: PLC0415 - Ray reads its environment then
+
+        try:
+            return len(await self._cluster.stats("model"))
+        except DeploymentUnavailableError:
+            return 0
+
+    async def sleep(self) -> None:
+        """Wait until no replica runs."""
+        while await self.replicas():  # noqa: ASYNC110 - of another process's state there is no event
+            await asyncio.sleep(0.5)
+
+    async def speed(self) -> ReplicaSpeed:
+        """Measure a replica: how long it takes to come, to read and to write."""
+        engine = self._cluster.config.models[0].engine
+        await self.sleep()
+        woken_s, _ = await self.ask(1, 2)
+        awake_s, _ = await self.ask(1, 2)
+        prompt_tokens = 3000
+        read_s, _ = await self.ask(prompt_tokens, 2)
+        _, step_s = await self.ask(1, 400)
+        together = await asyncio.gather(*(self.ask(1, 400) for _ in range(engine.max_running)))
+        slow_s = statistics.mean(tpot for _, tpot in together)
+        assert engine.kv_capacity_tokens is not None
+        return ReplicaSpeed(
+            start_s=woken_s - awake_s,
+            prefill_tokens_per_s=prompt_tokens / (read_s - awake_s),
+            step_s=step_s,
+            step_s_per_generation=max(0.0, (slow_s - step_s) / (engine.max_running - 1)),
+            max_running=engine.max_running,
+            kv_capacity_tokens=engine.kv_capacity_tokens,
+        )
+
+    async def play(self, arrivals: Sequence[Arrival], seconds: float) -> Observed:
+        run = Observed("real")
+        began = time.perf_counter()
+
+        async def watch() -> None:
+            while time.perf_counter() - began < seconds:
+                run.replicas.append(await self.replicas())
+                run.times_s.append(time.perf_counter() - began)
+                await asyncio.sleep(0.25)
+
+        async def one(arrival: Arrival) -> None:
+            await asyncio.sleep(began + arrival.arrival_s - time.perf_counter())
+            first_s, _ = await self.ask(arrival.prompt_tokens, arrival.output_tokens)
+            run.first_tokens.append((arrival.arrival_s, first_s))
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            for arrival in arrivals:
+                group.create_task(one(arrival))
+        return run
+
+
+async def measure(cluster: Cluster, settings: ReplicaSettings) -> list[Observed]:
+    async with AsyncClient(cluster.target) as client:
+        await ready(client)
+        real = RealRun(cluster, client)
+        speed = await real.speed()
+        print(speed)
+        # A third more than one replica can write, for as long as it takes to see the other one come.
+        tokens_per_s = speed.max_running / (speed.step_s + (speed.max_running - 1) * speed.step_s_per_generation)
+        output_tokens = 400
+        arrivals = poisson(
+            burst(0.1, 1.3 * tokens_per_s / output_tokens, 5, 40), REAL_SECONDS - 40, 60, output_tokens, seed=5
+        )
+        arrivals = [one for one in arrivals if one.output_tokens <= 3 * output_tokens]  # they must fit the context
+        await real.sleep()
+        return [
+            await real.play(arrivals, REAL_SECONDS),
+            simulated("simulated", arrivals, speed, settings, REAL_SECONDS),
+        ]
+
+
+def run_real() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        config = app_config({"model": write_tiny_checkpoint(Path(name))}, **REAL_SETTINGS)
+        with local_ray():
+            cluster = Cluster(config, app="autoscaling")
+            cluster.deploy()
+            runs = asyncio.run(measure(cluster, config.models[0].replicas))
+    print(HEADER, *(run.row() for run in runs), sep="\n")
+    draw(IMAGES / "autoscaling-real.png", [runs])
+
+
+def run_simulated(trace: Path | None, start_s: float) -> None:
+    seconds = 1800.0
+    speed = ReplicaSpeed(
+        start_s=start_s,
+        prefill_tokens_per_s=PREFILL_TOKENS_PER_S,
+        step_s=STEP_S,
+        step_s_per_generation=(STEP_OF_EIGHT_S - STEP_S) / 7,
+        max_running=16,
+        kv_capacity_tokens=100_000,
+    )
+    if trace is None:
+        loads = {
+            "steady": poisson(steady(0.8), seconds, 300, 150),
+            "burst": poisson(burst(0.1, 3.0, 300, 600), seconds, 300, 150),
+            "diurnal": poisson(diurnal(0.0, 3.0, seconds), seconds, 300, 150),
+        }
+    else:
+        loads = {trace.stem: read_arrivals(trace)}
+        seconds = max(one.arrival_s for one in loads[trace.stem]) + 300
+    runs = [simulated(name, load, speed, DEFAULT_SETTINGS, seconds) for name, load in loads.items()]
+    print(HEADER, *(run.row() for run in runs), sep="\n")
+    name = "simulated" if trace is None else trace.stem
+    draw(IMAGES / f"autoscaling-{name}.png", [[run] for run in runs])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trace", type=Path, help="simulate this load")
+    parser.add_argument("--start-s", type=float, default=15.0, help="simulated: how long a replica takes to start")
+    parser.add_argument("--real", action="store_true", help="on real Ray, and simulated beside it; two minutes or more")
+    arguments = parser.parse_args()
+    if arguments.real:
+        run_real()
+    else:
+        run_simulated(arguments.trace, arguments.start_s)
+
+
+if __name__ == "__main__":
+    main()
