@@ -42,6 +42,11 @@ class EngineConfig:
         context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
             upper bound.
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
+        adapters_dir: A folder each of whose subfolders is a LoRA adapter as peft saves it, under the name that requests
+            give. It is looked at when a request names an adapter, so what is put there, replaced or taken away counts
+            from the next request on. None = requests name no adapters.
+        max_adapters: Adapters in memory at once, at least 1. Where a request names another one, the one that was not
+            used for the longest time goes; where all of them are used, the request waits.
         kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -58,6 +63,8 @@ class EngineConfig:
     prefix_reuse: bool = True
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
+    adapters_dir: Path | None = None
+    max_adapters: int = 8
     kernel_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +78,7 @@ class EngineConfig:
         _check_least("page_tokens", self.page_tokens, 1)
         _check_least("context_tokens", self.context_tokens, 2)
         _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
+        _check_least("max_adapters", self.max_adapters, 1)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -9,8 +9,15 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
 
 from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
-from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, GenerationCancelled, QueueFull
-from qwire.engine.protocol import EngineStats, ModelCard, QuantizationFacts
+from qwire.engine.errors import (
+    AdapterNotFound,
+    DeadlineExceeded,
+    EngineError,
+    EngineUnavailable,
+    GenerationCancelled,
+    QueueFull,
+)
+from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard, QuantizationFacts
 from qwire.engine.request import SamplingParams, TokenRequest
 
 Script = Callable[[TokenRequest], Sequence[int]]
@@ -57,6 +64,7 @@ class FakeEngine:
         decode_tokens_per_s: What `stats` reports; None = nothing decoded lately.
         memory_used_bytes: What `stats` reports, of 4 bytes in all.
         non_finite_weights: What `stats` reports.
+        adapter_infos: What `adapters` reports. A request with another adapter is refused; one of these changes nothing.
     """
 
     def __init__(
@@ -87,11 +95,14 @@ class FakeEngine:
         self.decode_tokens_per_s: float | None = None
         self.memory_used_bytes = 1
         self.non_finite_weights = 0
+        self.adapter_infos: tuple[AdapterInfo, ...] = ()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Play the script from where `request.output_token_ids` ends."""
         if self._closed:
             raise EngineUnavailable
+        if request.adapter and request.adapter not in {info.adapter_id for info in self.adapter_infos}:
+            raise AdapterNotFound(request.adapter)
         if len(self._running) >= self._max_running and len(self._waiting) >= self._max_waiting:
             raise QueueFull(retry_after_s=1.0)
         generation = _Generation(request)
@@ -123,6 +134,12 @@ class FakeEngine:
         if self._closed:
             raise EngineUnavailable
         return self._card
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return `adapter_infos`."""
+        if self._closed:
+            raise EngineUnavailable
+        return self.adapter_infos
 
     async def stats(self) -> EngineStats:
         """Return the present load."""
