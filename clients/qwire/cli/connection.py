@@ -39,6 +39,7 @@ TlsCert = Annotated[
 ]
 TlsKey = Annotated[Path | None, typer.Option("--tls-key", exists=True, dir_okay=False, help="Its private key (PEM).")]
 ModelId = Annotated[str, typer.Option("--model", help="Which served model; needed where there are several.")]
+AdapterId = Annotated[str | None, typer.Option("--adapter", help="Which adapter to apply; `qwire models` lists them.")]
 Think = Annotated[
     bool | None,
     typer.Option("--think/--no-think", help="Whether the model thinks before it answers. Default: its own way."),

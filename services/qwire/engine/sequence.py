@@ -114,8 +114,7 @@ class Sequence:
         return [*prompt[start:end], *self.output_token_ids[output_start : max(0, end - len(prompt))]]
 
     def page_key(self, index: int, page_tokens: int) -> bytes:
-        """Return the key of a page that is full: equal for two pages only where all tokens up to their ends are equal,
-        and the adapter is the same.
+        """Return the key of a page that is full: equal for two only where adapter and all tokens up to their ends are.
 
         Args:
             index: Which page, from 0.

@@ -25,6 +25,7 @@ _WAYS: dict[str, Callable[[Any], Any]] = {
     "StreamBatchGenerate": lambda client: client.stream_batch(["hi"]),
     "ListModels": lambda client: client.models(),
     "GetModel": lambda client: client.model("fake"),
+    "ListAdapters": lambda client: client.adapters(),
     "GetServingState": lambda client: client.health(),
     "WatchServingState": lambda client: client.watch_health(),
     "ProbeModel": lambda client: client.probe(),
