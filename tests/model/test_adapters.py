@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import BitsAndBytesConfig
 
 from qwire.engine.local import LocalEngine
 from qwire.engine.q8.fallback import FallbackArithmetic
@@ -143,15 +144,15 @@ async def test_with_8_bit_weights_it_is_that_of_peft_with_the_same_weights(
 async def test_a_model_of_transformers_applies_them_too(
     tiny_model: Path, two_adapters: Path, start_engine: StartEngine
 ):
-    base = await start_engine(tiny_model, quantization="nf4", double_quantization=False)
+    options = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+    models = {"": base_model(tiny_model, **options)}
+    models |= {name: with_adapter(tiny_model, two_adapters / name, **options) for name in ("one", "two")}
     engine = await start_engine(tiny_model, quantization="nf4", double_quantization=False, adapters_dir=two_adapters)
-    chosen = prompts()[2:5]
-    plain = await outputs_of(base, [asking(prompt) for prompt in chosen])
-    requests = [asking(prompt, name) for prompt in chosen for name in ("", "one", "two")]
+    requests = [asking(prompt, name) for prompt in prompts()[2:5] for name in models]
     outputs = await outputs_of(engine, requests)
-    assert outputs[::3] == plain
+    for request, output in zip(requests, outputs, strict=True):
+        assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
     assert len({tuple(output) for output in outputs}) == len(requests)
-    assert [await output_of(engine, request) for request in requests] == outputs
 
 
 async def test_rows_without_an_adapter_are_the_same_bit_by_bit(

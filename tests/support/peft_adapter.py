@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def base_model(checkpoint: Path) -> Any:
+def base_model(checkpoint: Path, **options: Any) -> Any:
     """Return transformers' model of a checkpoint."""
-    return AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True)
+    return AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32, **options)
 
 
 def write_adapter(checkpoint: Path, folder: Path, seed: int = 0, **options: Any) -> Path:
@@ -31,9 +31,9 @@ def write_adapter(checkpoint: Path, folder: Path, seed: int = 0, **options: Any)
     return folder
 
 
-def with_adapter(checkpoint: Path, folder: Path) -> Any:
+def with_adapter(checkpoint: Path, folder: Path, **options: Any) -> Any:
     """Return transformers' model with an adapter applied by peft."""
-    return PeftModel.from_pretrained(base_model(checkpoint), str(folder)).eval()
+    return PeftModel.from_pretrained(base_model(checkpoint, **options), str(folder)).eval()
 
 
 def greedy(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:

@@ -75,6 +75,7 @@ def test_both_clients_have_the_same_methods_and_parameters() -> None:
 
     assert methods(Client) == methods(AsyncClient)
     assert set(methods(Client)) == {
+        "adapters",
         "batch",
         "cancel",
         "close",
