@@ -38,7 +38,7 @@ def with_adapter(checkpoint: Path, folder: Path, **options: Any) -> Any:
 
 def greedy(model: Any, prompt: Sequence[int], tokens: int) -> list[int]:
     """Return what `generate` adds to a prompt, whatever ends a turn."""
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     output = model.generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),

@@ -34,7 +34,7 @@ class _Place:
     """
 
     loading: asyncio.Task[Adapter]
-    users: set[str] = field(default_factory=set[str])
+    users: set[object] = field(default_factory=set[object])
 
     @property
     def is_loaded(self) -> bool:
@@ -60,16 +60,16 @@ class AdapterCache:
         self._capacity = capacity
         self._max_waiting = max_waiting
         self._places: OrderedDict[_Key, _Place] = OrderedDict()  # the least recently used first
-        self._lent: dict[str, _Place] = {}
+        self._lent: dict[object, _Place] = {}
         self._waiting = 0
         self._freed = asyncio.Event()
 
-    async def acquire(self, adapter_id: str, user: str) -> Adapter:
+    async def acquire(self, adapter_id: str, user: object) -> Adapter:
         """Return an adapter as its files are now. It stays in memory until `release`, also where this fails.
 
         Args:
             adapter_id: Its name.
-            user: The generation that it is for; it has no other one.
+            user: Whom it is lent to, any hashable thing; it is lent no other one.
 
         Raises:
             AdapterNotFound: There is none of this name.
@@ -90,8 +90,8 @@ class AdapterCache:
         # The load goes on when this one leaves: another one may wait for it, or will come.
         return await asyncio.shield(place.loading)
 
-    def release(self, user: str) -> None:
-        """Take back what a generation was lent, if anything."""
+    def release(self, user: object) -> None:
+        """Take back what a user was lent, if anything."""
         place = self._lent.pop(user, None)
         if place is not None:
             place.users.discard(user)

@@ -76,7 +76,7 @@ class AdapterFolder:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder = None if folder is None else folder.resolve()
+        self._folder = folder
 
     def find(self, adapter_id: str) -> AdapterSource:
         """Return where an adapter lies. Reads the disk.
@@ -85,13 +85,16 @@ class AdapterFolder:
             AdapterNotFound: There is none of this name.
             AdapterUnusable: One of its files is missing.
         """
-        root = self._folder
-        if root is None or not ADAPTER_ID.fullmatch(adapter_id):
+        if self._folder is None or not ADAPTER_ID.fullmatch(adapter_id):
             raise AdapterNotFound(adapter_id)
-        folder = (root / adapter_id).resolve()
-        if not folder.is_dir() or not folder.is_relative_to(root):
-            raise AdapterNotFound(adapter_id)
-        paths = (folder / CONFIG_FILE).resolve(), (folder / WEIGHTS_FILE).resolve()
+        try:
+            root = self._folder.resolve()
+            folder = (root / adapter_id).resolve()
+            if not folder.is_dir() or not folder.is_relative_to(root):
+                raise AdapterNotFound(adapter_id)
+            paths = (folder / CONFIG_FILE).resolve(), (folder / WEIGHTS_FILE).resolve()
+        except (OSError, RuntimeError):  # it is forbidden, or a link that leads to itself
+            raise AdapterUnusable(adapter_id, "its folder cannot be read") from None
         for path, name in zip(paths, (CONFIG_FILE, WEIGHTS_FILE), strict=True):
             if not path.is_relative_to(root):
                 raise AdapterUnusable(adapter_id, f"its {name} is a link out of the folder of adapters")

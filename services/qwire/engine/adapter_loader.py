@@ -120,7 +120,7 @@ class _Halves:
 
     def _check_targets(self, config: AdapterConfig) -> None:
         for target in config.targets or ():
-            if not any(shape == target or shape.endswith(f".{target}") for shape in self._shapes):
+            if not any(module == target or module.endswith(f".{target}") for module in self._shapes):
                 raise self._unusable(
                     f"its target_modules name {target[:128]}; what can be changed in this model are "
                     f"{', '.join(self._projections())}"

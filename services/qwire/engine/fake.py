@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 
 from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import (
     AdapterNotFound,
-    DeadlineExceeded,
-    EngineError,
     EngineUnavailable,
     GenerationCancelled,
     QueueFull,
 )
+from qwire.engine.fake_generation import FakeGeneration
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard, QuantizationFacts
 from qwire.engine.request import SamplingParams, TokenRequest
 
@@ -85,8 +82,8 @@ class FakeEngine:
         self._max_waiting = max_waiting
         self.fail_after = fail_after
         self.failure = failure or EngineUnavailable()
-        self._waiting: dict[str, _Generation] = {}
-        self._running: dict[str, _Generation] = {}
+        self._waiting: dict[str, FakeGeneration] = {}
+        self._running: dict[str, FakeGeneration] = {}
         self._closed = False
         self._steps = 0
         self.started: list[str] = []
@@ -105,7 +102,7 @@ class FakeEngine:
             raise AdapterNotFound(request.adapter)
         if len(self._running) >= self._max_running and len(self._waiting) >= self._max_waiting:
             raise QueueFull(retry_after_s=1.0)
-        generation = _Generation(request)
+        generation = FakeGeneration(request)
         request_id = request.envelope.request_id
         self._waiting[request_id] = generation
         self.started.append(request_id)
@@ -173,7 +170,7 @@ class FakeEngine:
             generation = self._running[request_id] = self._waiting.pop(request_id)
             generation.admit()
 
-    async def _play(self, generation: _Generation) -> AsyncGenerator[TokenChunk, None]:
+    async def _play(self, generation: FakeGeneration) -> AsyncGenerator[TokenChunk, None]:
         request = generation.request
         scheduled = time.time_ns()
         first = 0
@@ -209,46 +206,6 @@ class FakeEngine:
         if last in self._card.eos_token_ids and not request.stop.ignore_eos:
             return Finish(FinishReason.END_OF_TURN, timings, last)
         return Finish(FinishReason.LENGTH, timings)
-
-
-class _Generation:
-    """One request on its way through a fake engine."""
-
-    def __init__(self, request: TokenRequest) -> None:
-        self.request = request
-        self.arrived_unix_ns = time.time_ns()
-        self.admitted = False
-        self.error: EngineError | None = None
-        self._woken = asyncio.Event()
-
-    def admit(self) -> None:
-        self.admitted = True
-        self._woken.set()
-
-    def fail(self, error: EngineError) -> None:
-        self.error = error
-        self._woken.set()
-
-    async def wait_admitted(self) -> None:
-        while not self.admitted:
-            await self.sleep(math.inf)
-        self._woken.clear()
-
-    async def sleep(self, duration_s: float) -> None:
-        """Sleep; raise at once when told to fail, and when the deadline passes."""
-        deadline = self.request.envelope.deadline_unix_ns
-        left_s = math.inf if deadline is None else max(0.0, (deadline - time.time_ns()) / 1e9)
-        sleep_s = min(duration_s, left_s)
-        if sleep_s == 0.0:
-            await asyncio.sleep(0)
-        else:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if sleep_s == math.inf else sleep_s):
-                    await self._woken.wait()
-        if self.error is not None:
-            raise self.error
-        if deadline is not None and time.time_ns() >= deadline:
-            raise DeadlineExceeded
 
 
 def _logprobs(request: TokenRequest, token_id: int) -> tuple[TokenLogprobs, ...]:

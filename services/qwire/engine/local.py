@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
-from qwire.engine.adapter import Adapter
 from qwire.engine.adapter_cache import AdapterCache
 from qwire.engine.adapter_folder import AdapterFolder
 from qwire.engine.adapter_loader import AdapterLoader
@@ -19,12 +18,12 @@ from qwire.engine.cache import KVCacheManager
 from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.config import EngineConfig
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, GenerationCancelled, InvalidRequest
+from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
-from qwire.engine.matcher import Matcher
 from qwire.engine.matcher_factory import MatcherFactory
 from qwire.engine.memory import Memory
+from qwire.engine.preparation import Preparation
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.engine.runner import ModelRunner
@@ -60,14 +59,13 @@ class LocalEngine:
         self._loaded = loaded
         self._card = card
         self._config = config
-        self._matchers = matchers
         self._adapters = AdapterCache(
             AdapterFolder(config.adapters_dir),
             AdapterLoader(loaded).load,
             capacity=config.max_adapters,
             max_waiting=config.max_waiting,
         )
-        self._preparing: dict[str, asyncio.Task[tuple[Matcher | None, Adapter | None]]] = {}
+        self._preparation = Preparation(matchers, self._adapters)
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
@@ -104,12 +102,12 @@ class LocalEngine:
         self._check_available()
         check_request(request, self._card, self._cache.capacity_tokens)
         request_id = request.envelope.request_id
-        if request_id in self._streams or request_id in self._preparing:
+        if request_id in self._streams or request_id in self._preparation:
             raise InvalidRequest("request_id", f"A generation with the id {request_id!r} runs already.")
-        try:
-            matcher, adapter = await self._prepared(request)
+        async with self._preparation.of(request) as prepared:
             eos_token_ids = frozenset[int]() if request.stop.ignore_eos else self._card.eos_token_ids
-            sequence = Sequence(request, eos_token_ids, next(self._arrivals), time.time_ns(), matcher, adapter)
+            arrival = next(self._arrivals), time.time_ns()
+            sequence = Sequence(request, eos_token_ids, *arrival, prepared.matcher, prepared.adapter)
             self._steps.submit(sequence)
             stream = self._streams[request_id] = TokenStream(sequence)
             try:
@@ -121,14 +119,11 @@ class LocalEngine:
             finally:
                 del self._streams[request_id]
                 self._steps.abort(request_id, GenerationCancelled())
-        finally:
-            self._adapters.release(request_id)
 
     async def cancel(self, request_id: str) -> bool:
         """End the generation of this id before the next step; False = it is not live."""
-        preparation = self._preparing.get(request_id)
-        if preparation is not None:
-            return preparation.cancelling() == 0 and preparation.cancel()
+        if self._preparation.cancel(request_id):
+            return True
         failure = GenerationCancelled()
         if not self._steps.abort(request_id, failure):
             return False
@@ -172,34 +167,6 @@ class LocalEngine:
         await self._ended.wait()
         self._steps.join()
 
-    async def _prepared(self, request: TokenRequest) -> tuple[Matcher | None, Adapter | None]:
-        """Return what the request needs beside the model, each None where it needs none.
-
-        It can be cancelled meanwhile, and its deadline may pass.
-        """
-        if request.constraint is None and not request.adapter:
-            return None, None
-        request_id, deadline = request.envelope.request_id, request.envelope.deadline_unix_ns
-        left_s = None if deadline is None else max(0.0, (deadline - time.time_ns()) / 1e9)
-        preparation = self._preparing[request_id] = asyncio.create_task(self._prepare(request))
-        try:
-            await asyncio.wait({preparation}, timeout=left_s)
-            if not preparation.done():
-                raise DeadlineExceeded
-            if preparation.cancelled():
-                self._check_available()
-                raise GenerationCancelled
-            return preparation.result()
-        finally:
-            del self._preparing[request_id]
-            preparation.cancel()
-
-    async def _prepare(self, request: TokenRequest) -> tuple[Matcher | None, Adapter | None]:
-        request_id, output = request.envelope.request_id, request.output_token_ids
-        matcher = None if request.constraint is None else await self._matchers.matcher(request.constraint, output)
-        adapter = await self._adapters.acquire(request.adapter, request_id) if request.adapter else None
-        return matcher, adapter
-
     def _check_available(self) -> None:
         if self._ended.is_set():
             raise EngineUnavailable
@@ -221,8 +188,7 @@ class LocalEngine:
 
     def _end(self) -> None:
         self._ended.set()
-        for preparation in self._preparing.values():
-            preparation.cancel()
+        self._preparation.close()
         for stream in self._streams.values():
             stream.fail(EngineUnavailable())
 

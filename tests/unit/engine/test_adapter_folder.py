@@ -80,6 +80,20 @@ def test_links_lead_nowhere_else(root: Path, tmp_path: Path):
     with pytest.raises(AdapterUnusable, match="link out of"):
         folder.find("file")
     assert folder.find("alias").read().weights == b"w"
+    (root / "circle").symlink_to(root / "circle")
+    with pytest.raises((AdapterNotFound, AdapterUnusable)):
+        folder.find("circle")
+
+
+def test_the_folder_may_be_a_link_that_is_turned(root: Path, tmp_path: Path):
+    for version in ("v1", "v2"):
+        write(tmp_path / version / "a", weights=version.encode())
+    root.symlink_to(tmp_path / "v1")
+    folder = AdapterFolder(root)
+    assert folder.find("a").read().weights == b"v1"
+    root.unlink()
+    root.symlink_to(tmp_path / "v2")
+    assert folder.find("a").read().weights == b"v2"
 
 
 def test_what_is_missing_or_no_file_is_told(root: Path):
