@@ -74,17 +74,20 @@ async def test_each_model_answers_for_itself(client: AsyncClient) -> None:
 
 
 async def test_adapters_are_those_of_the_replica(client: AsyncClient) -> None:
-    options: GenerationOptions = {"model": "tiny-a", "max_output_tokens": 16, "ignore_eos": True, "temperature": 0}
-    plain, fine = await asyncio.gather(
-        client.generate("hello", **options), client.generate("hello", adapter="fine", **options)
-    )
-    assert plain.text != fine.text
+    async def answer(adapter: str | None) -> str:
+        generation = await client.generate(
+            "hello", model="tiny-a", adapter=adapter, max_output_tokens=16, ignore_eos=True, temperature=0
+        )
+        return generation.text
+
+    plain, fine = await asyncio.gather(answer(None), answer("fine"))
+    assert plain != fine
     told = {adapter.id: adapter.loaded for adapter in await client.adapters("tiny-a")}
     assert told == {"broken": False, "fine": True}
     with pytest.raises(AdapterNotFound):
-        await client.generate("hello", adapter="absent", **options)
+        await answer("absent")
     with pytest.raises(AdapterUnusable, match="damaged or incomplete"):
-        await client.generate("hello", adapter="broken", **options)
+        await answer("broken")
 
 
 async def test_batch_items_have_their_own_fate(client: AsyncClient) -> None:
