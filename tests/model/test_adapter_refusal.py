@@ -104,7 +104,9 @@ async def test_files_that_are_damaged_are_refused(tiny_qwen3: Path, adapters: Pa
     engine = await start_engine(tiny_qwen3, adapters_dir=adapters)
     path = adapters / "bad" / "adapter_model.safetensors"
     content = path.read_bytes()
-    for broken in (b"", b"\x80\x04pickle", content[:-1], content[: len(content) // 2], content[:8], b"\xff" * 100):
+    header = b'{"a":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}}'  # a type that torch does not have
+    odd = len(header).to_bytes(8, "little") + header + b"0"
+    for broken in (b"", b"\x80\x04pickle", content[:-1], content[: len(content) // 2], content[:8], b"\xff" * 99, odd):
         path.write_bytes(broken)
         with pytest.raises(AdapterUnusable, match="damaged or incomplete"):
             await output_of(engine, asking("bad"))

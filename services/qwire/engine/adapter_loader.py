@@ -40,7 +40,7 @@ class AdapterLoader:
         config = AdapterConfig.parse(source.adapter_id, files.config)
         try:
             tensors = load(files.weights)
-        except SafetensorError:
+        except (SafetensorError, KeyError):  # the latter for types that torch does not have
             raise AdapterUnusable(source.adapter_id, f"its {WEIGHTS_FILE} is damaged or incomplete") from None
         halves = _Halves(source.adapter_id, tensors, self._loaded.linear_shapes)
         halves.check(config)
