@@ -26,6 +26,7 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.lean_decoder import LeanDecoder
 from qwire.engine.loader import LoadedModel, load_model
+from qwire.engine.low_rank import AdapterRows
 from qwire.engine.q8.build import build
 from qwire.engine.q8.float32 import Float32Arithmetic
 from qwire.models.store import ModelStore
@@ -60,12 +61,15 @@ def segments(sequences: int, new: int, context: int) -> list[Segment]:
     return [Segment(tuple(range(n * pages, (n + 1) * pages)), context - new, new) for n in range(sequences)]
 
 
+NO_ADAPTERS = AdapterRows((), torch.device("cpu"))
+
+
 def step(loaded: LoadedModel, pool: KVPool, parts: list[Segment]) -> None:
     """Compute a step as `ModelRunner` does, drawing greedily."""
     tokens = sum(part.length for part in parts)
     positions = [position for part in parts for position in range(part.start, part.end)]
     batch = RaggedBatch(pool, parts, loaded.lone_attention)
-    hidden = loaded.decoder.hidden(torch.arange(tokens) % 1000, torch.tensor(positions), batch)
+    hidden = loaded.decoder.hidden(torch.arange(tokens) % 1000, torch.tensor(positions), batch, NO_ADAPTERS)
     last = torch.tensor([part.length for part in parts]).cumsum(0) - 1
     loaded.decoder.logits(hidden[last]).argmax(-1)
 

@@ -19,6 +19,7 @@ from qwire.serve.config import AppConfig, GatewaySettings, ModelSettings, Replic
 from qwire.serve.environment import prepare_ray
 from qwire.telemetry.setup import TelemetryConfig
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
+from tests.support.peft_adapter import write_adapter
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 APP = "qwire"
@@ -50,6 +51,15 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         write_tiny_checkpoint(tmp_path_factory.mktemp("tiny-a"), seed=1),
         write_tiny_checkpoint(tmp_path_factory.mktemp("tiny-b"), seed=2),
     )
+
+
+@pytest.fixture(scope="session")
+def adapters(tiny_folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter `fine` of the first model, and `broken`, which cannot be applied."""
+    folder = tmp_path_factory.mktemp("adapters")
+    write_adapter(tiny_folders[0], folder / "fine")
+    (write_adapter(tiny_folders[0], folder / "broken") / "adapter_model.safetensors").write_bytes(b"broken")
+    return folder
 
 
 @pytest.fixture(scope="session")
@@ -105,10 +115,21 @@ class Cluster:
         return await self.replicas(model).broadcast("stats").results_async(timeout_s=10)
 
 
-def app_config(folders: dict[str, Path], telemetry: TelemetryConfig | None = None, **replicas: Any) -> AppConfig:
+def app_config(
+    folders: dict[str, Path],
+    telemetry: TelemetryConfig | None = None,
+    adapters: Path | None = None,
+    **replicas: Any,
+) -> AppConfig:
     """An application of tiny models on a free port."""
     engine = EngineConfig(
-        device="cpu", threads=1, max_running=8, max_waiting=256, kv_capacity_tokens=40_000, default_max_output_tokens=64
+        device="cpu",
+        threads=1,
+        max_running=8,
+        max_waiting=256,
+        kv_capacity_tokens=40_000,
+        default_max_output_tokens=64,
+        adapters_dir=adapters,
     )
     settings = ReplicaSettings.model_validate({"num_cpus": 0.1, "stream_interval_s": 0.0, **replicas})
     return AppConfig(
@@ -122,10 +143,15 @@ def app_config(folders: dict[str, Path], telemetry: TelemetryConfig | None = Non
 
 
 @pytest.fixture(scope="session")
-def cluster(ray_cluster: None, tiny_folders: tuple[Path, Path], collector: OtlpReceiver) -> Cluster:  # noqa: ARG001
+def cluster(
+    ray_cluster: None,  # noqa: ARG001
+    tiny_folders: tuple[Path, Path],
+    adapters: Path,
+    collector: OtlpReceiver,
+) -> Cluster:
     """Two models behind one gateway, traced."""
     telemetry = TelemetryConfig(otlp_endpoint=collector.endpoint, metric_interval_s=0.5)
-    cluster = Cluster(app_config({"tiny-a": tiny_folders[0], "tiny-b": tiny_folders[1]}, telemetry))
+    cluster = Cluster(app_config({"tiny-a": tiny_folders[0], "tiny-b": tiny_folders[1]}, telemetry, adapters))
     cluster.deploy()
     return cluster
 

@@ -16,11 +16,11 @@ from tests.cluster.conftest import Cluster, app_config, ready
 
 
 @pytest.fixture
-def mortal(ray_cluster: None, tiny_folders: tuple[Path, Path]) -> Generator[Cluster]:  # noqa: ARG001
+def mortal(ray_cluster: None, tiny_folders: tuple[Path, Path], adapters: Path) -> Generator[Cluster]:  # noqa: ARG001
     """An application of its own, for a replica to die in."""
     from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
 
-    cluster = Cluster(app_config({"mortal": tiny_folders[0]}), app="mortal")
+    cluster = Cluster(app_config({"mortal": tiny_folders[0]}, adapters=adapters), app="mortal")
     cluster.deploy()
     yield cluster
     serve.delete("mortal")
@@ -46,7 +46,10 @@ SAMPLED: GenerationOptions = {**LONG, "temperature": 2.0, "seed": 11, "top_p": 0
 PENALIZED: GenerationOptions = {**LONG, "temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.5}
 
 
-@pytest.mark.parametrize("options", [SAMPLED, PENALIZED], ids=["sampled", "penalized"])
+ADAPTED: GenerationOptions = {**LONG, "temperature": 0.0, "adapter": "fine"}
+
+
+@pytest.mark.parametrize("options", [SAMPLED, PENALIZED, ADAPTED], ids=["sampled", "penalized", "adapted"])
 async def test_a_stream_survives_the_deaths_of_its_replica(mortal: Cluster, options: GenerationOptions) -> None:
     async with AsyncClient(mortal.target) as client:
         await ready(client)

@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from qwire.client import AsyncClient, GenerationOptions, InvalidRequest, ModelNotFound, Overloaded
+from qwire.client import (
+    AdapterNotFound,
+    AdapterUnusable,
+    AsyncClient,
+    GenerationOptions,
+    InvalidRequest,
+    ModelNotFound,
+    Overloaded,
+)
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
 from qwire.models.store import ModelStore
@@ -63,6 +71,23 @@ async def test_each_model_answers_for_itself(client: AsyncClient) -> None:
     assert second.started.model == "tiny-b"
     assert [token.id for token in first.tokens] != [token.id for token in second.tokens]
     assert [model.id for model in await client.models()] == ["tiny-a", "tiny-b"]
+
+
+async def test_adapters_are_those_of_the_replica(client: AsyncClient) -> None:
+    async def answer(adapter: str | None) -> str:
+        generation = await client.generate(
+            "hello", model="tiny-a", adapter=adapter, max_output_tokens=16, ignore_eos=True, temperature=0
+        )
+        return generation.text
+
+    plain, fine = await asyncio.gather(answer(None), answer("fine"))
+    assert plain != fine
+    told = {adapter.id: adapter.loaded for adapter in await client.adapters("tiny-a")}
+    assert told == {"broken": False, "fine": True}
+    with pytest.raises(AdapterNotFound):
+        await answer("absent")
+    with pytest.raises(AdapterUnusable, match="damaged or incomplete"):
+        await answer("broken")
 
 
 async def test_batch_items_have_their_own_fate(client: AsyncClient) -> None:

@@ -22,6 +22,8 @@ SPEC = GenerationSpec(text="abc")
 TABLE: Mapping[str, tuple[Exception, str, str, float | None]] = {
     "invalid": (errors.InvalidRequest("stop.max_output_tokens", "bad"), "INVALID_ARGUMENT", "INVALID_FIELD", None),
     "context": (errors.ContextLengthExceeded("tokens", "long"), "INVALID_ARGUMENT", "CONTEXT_LENGTH", None),
+    "no adapter": (errors.AdapterNotFound("a"), "NOT_FOUND", "ADAPTER_NOT_FOUND", None),
+    "bad adapter": (errors.AdapterUnusable("a", "it is broken"), "FAILED_PRECONDITION", "ADAPTER_UNUSABLE", None),
     "capacity": (errors.CapacityExceeded(9, 5), "RESOURCE_EXHAUSTED", "CAPACITY", None),
     "queue": (errors.QueueFull(2.5), "RESOURCE_EXHAUSTED", "OVERLOADED", 2.5),
     "deadline": (errors.DeadlineExceeded(), "DEADLINE_EXCEEDED", "DEADLINE", None),

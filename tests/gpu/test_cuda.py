@@ -15,6 +15,7 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.checkpoint import Checkpoint
+from tests.support.peft_adapter import greedy, with_adapter, write_adapter
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,11 +48,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     return Checkpoint(folder, "tiny", "revision", "", "", "")
 
 
-async def outputs(checkpoint: Checkpoint, prompts: list[tuple[int, ...]], **options: Any) -> list[list[int]]:
+async def outputs(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], adapter: str = "", **options: Any
+) -> list[list[int]]:
     engine = await LocalEngine.start(checkpoint, EngineConfig(device="cuda", **options))
 
     async def output_of(index: int) -> list[int]:
-        request = TokenRequest(prompts[index], Envelope(str(index)), StopParams(OUTPUT_TOKENS))
+        request = TokenRequest(prompts[index], Envelope(str(index)), StopParams(OUTPUT_TOKENS), adapter=adapter)
         return [token_id async for chunk in engine.generate(request) for token_id in chunk.token_ids]
 
     try:
@@ -79,6 +82,17 @@ def reference(folder: Path, prompt: tuple[int, ...]) -> list[int]:
 async def test_float32_output_is_that_of_generate(checkpoint: Checkpoint, prompts: list[tuple[int, ...]]) -> None:
     expected = [reference(checkpoint.folder, prompt) for prompt in prompts]
     assert await outputs(checkpoint, prompts, compute_dtype="float32", max_step_tokens=128) == expected
+
+
+async def test_output_with_an_adapter_is_that_of_peft(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], tmp_path: Path
+) -> None:
+    model = with_adapter(checkpoint.folder, write_adapter(checkpoint.folder, tmp_path / "a"), device_map={"": "cuda"})
+    expected = [greedy(model, prompt, OUTPUT_TOKENS) for prompt in prompts]
+    results = await outputs(checkpoint, prompts, "a", compute_dtype="float32", adapters_dir=tmp_path)
+    for output, whole in zip(results, expected, strict=True):
+        assert output == whole[: len(output)]
+        assert len(output) == OUTPUT_TOKENS or output[-1] == EOS
 
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4", "fp4"])

@@ -13,6 +13,7 @@ from torch import Tensor
 from qwire.engine.arithmetic import Arithmetic, Matrix, Norm
 from qwire.engine.exact import ExactArithmetic
 from qwire.engine.feed_forward import GatedPair, SparseFeedForward
+from qwire.engine.low_rank import AdapterRows
 from qwire.engine.q8.build import build
 from qwire.engine.q8.fallback import FallbackArithmetic
 from qwire.engine.q8.kernel import Q8Arithmetic
@@ -66,7 +67,7 @@ def sparse(arithmetic: Arithmetic, *, normalized: bool = True) -> SparseFeedForw
 
 def output(layer: SparseFeedForward, hidden: Tensor) -> Tensor:
     result = hidden.clone()
-    layer.add_to(result)
+    layer.add_to(result, 0, AdapterRows((), hidden.device))
     return result
 
 

@@ -11,6 +11,7 @@ from qwire.engine.attention import RaggedBatch, Segment
 from qwire.engine.config import EngineConfig
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import load_model
+from qwire.engine.low_rank import AdapterRows
 from qwire.models.checkpoint import Checkpoint
 
 
@@ -25,7 +26,9 @@ def forced_logits(
         tokens = len(document)
         pool = KVPool(loaded.kv_shape, pages=1, page_tokens=tokens)
         ids, positions = (torch.tensor(values, device=loaded.device) for values in (document, range(tokens)))
-        hidden = loaded.decoder.hidden(ids, positions, RaggedBatch(pool, [Segment((0,), 0, tokens)]))
+        hidden = loaded.decoder.hidden(
+            ids, positions, RaggedBatch(pool, [Segment((0,), 0, tokens)]), AdapterRows((), loaded.device)
+        )
         for part in hidden.split(rows):
             yield loaded.decoder.logits(part).cpu()
 

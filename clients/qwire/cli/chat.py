@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Think, Tls, TlsCa, TlsCert, TlsKey, connect, describe
+from qwire.cli.connection import (
+    SERVER,
+    AdapterId,
+    ModelId,
+    Server,
+    Tenant,
+    Think,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    connect,
+    describe,
+)
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer
 from qwire.cli.thinking import answer_of
@@ -20,6 +33,7 @@ _COMMANDS = "/exit leaves, /clear forgets the conversation"
 def chat(
     *,
     model: ModelId = "",
+    adapter: AdapterId = None,
     system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
@@ -37,7 +51,12 @@ def chat(
     A turn that was cancelled or failed is not kept in the conversation.
     """
     options = GenerationOptions(
-        model=model, system=system, max_output_tokens=max_tokens, temperature=temperature, reasoning=think
+        model=model,
+        adapter=adapter,
+        system=system,
+        max_output_tokens=max_tokens,
+        temperature=temperature,
+        reasoning=think,
     )
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         typer.echo(f"Ctrl-C cancels an answer, Ctrl-D leaves; {_COMMANDS}.", err=True)

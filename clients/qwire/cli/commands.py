@@ -12,7 +12,7 @@ COMMANDS = {
     "generate": "Generate an answer and stream it to standard output.",
     "chat": "Talk with a model.",
     "health": "Show whether the models can answer, and why not.",
-    "models": "Show the served models.",
+    "models": "Show the served models, and their adapters.",
 }
 """Each command's name, which is its module's and its function's, with the first line of its help."""
 

@@ -42,6 +42,7 @@ Tenant = Annotated[
     str, typer.Option("--tenant", envvar="QWIRE_TENANT", help="The name under which a busy model is shared fairly.")
 ]
 ModelId = Annotated[str, typer.Option("--model", help="Which served model; needed where there are several.")]
+AdapterId = Annotated[str | None, typer.Option("--adapter", help="Which adapter to apply; `qwire models` lists them.")]
 Think = Annotated[
     bool | None,
     typer.Option("--think/--no-think", help="Whether the model thinks before it answers. Default: its own way."),

@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Think, Timeout, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.connection import (
+    SERVER,
+    AdapterId,
+    ModelId,
+    Server,
+    Tenant,
+    Think,
+    Timeout,
+    Tls,
+    TlsCa,
+    TlsCert,
+    TlsKey,
+    connect,
+)
 from qwire.cli.interrupt import cancelled_by_interrupt
 from qwire.cli.output import write_answer, write_json
 from qwire.cli.stopwatch import Stopwatch
@@ -20,6 +33,7 @@ def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask; - reads it from standard input.")],
     *,
     model: ModelId = "",
+    adapter: AdapterId = None,
     system: Annotated[str | None, typer.Option(help="Instructions for the model.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
@@ -52,6 +66,7 @@ def generate(
     text = _read_standard_input() if prompt == "-" else prompt
     options = GenerationOptions(
         model=model,
+        adapter=adapter,
         system=system,
         max_output_tokens=max_tokens,
         temperature=temperature,

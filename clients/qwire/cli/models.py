@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from typing import Annotated
 
 import typer
@@ -12,7 +13,7 @@ from rich.table import Table
 from qwire.cli.connection import SERVER, Server, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.output import write_json
 from qwire.cli.recommend import recommend
-from qwire.client import Model, ModelCapabilities, Quantization
+from qwire.client import Adapter, Model, ModelCapabilities, Quantization
 
 
 def models(
@@ -25,25 +26,28 @@ def models(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
 ) -> None:
-    """Show the served models."""
+    """Show the served models, and their adapters."""
     if context.invoked_subcommand is not None:
         return
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         served = client.models()
+        adapters = {model.id: client.adapters(model.id) for model in served if model.capabilities.adapters}
     if as_json:
-        write_json(served)
+        write_json([{**asdict(model), "adapters": adapters.get(model.id, ())} for model in served])
     else:
-        Console().print(_table(served))
+        Console().print(_table(served, adapters))
 
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, callback=models)
 app.command()(recommend)
 
 
-def _table(served: tuple[Model, ...]) -> Table:
+def _table(served: Sequence[Model], adapters: Mapping[str, Sequence[Adapter]]) -> Table:
     table = Table()
     for heading in ("Model", "Architecture", "Weights", "Quantization", "Context", "Output", "Can", "Revision"):
         table.add_column(heading, overflow="fold")
+    if adapters:
+        table.add_column("Adapters", overflow="fold")
     for model in served:
         table.add_row(
             model.id,
@@ -54,8 +58,13 @@ def _table(served: tuple[Model, ...]) -> Table:
             f"{model.limits.max_output_tokens:,}",
             ", ".join(_names(model.capabilities)) or "text",
             model.revision[:12],
+            *([", ".join(map(_adapter, adapters.get(model.id, ())))] if adapters else []),
         )
     return table
+
+
+def _adapter(adapter: Adapter) -> str:
+    return f"{adapter.id} (unusable: {adapter.problem})" if adapter.problem else adapter.id
 
 
 def _quantization(quantization: Quantization) -> str:

@@ -16,6 +16,8 @@ from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, Asy
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.channel import DEFAULT_TARGET
 from qwire.client.errors import (
+    AdapterNotFound,
+    AdapterUnusable,
     Cancelled,
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -34,7 +36,15 @@ from qwire.client.errors import (
 )
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.health import Health, HealthCheck, HealthCheckKind, ModelHealth, Probe, ServingState
-from qwire.client.model import Model, ModelCapabilities, ModelLimits, Quantization, QuantizationMethod, TokenCount
+from qwire.client.model import (
+    Adapter,
+    Model,
+    ModelCapabilities,
+    ModelLimits,
+    Quantization,
+    QuantizationMethod,
+    TokenCount,
+)
 from qwire.client.options import ClientOptions, KeepaliveOptions, ResumeOptions, RetryOptions, TLSOptions
 from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
 from qwire.client.result import (
@@ -56,6 +66,9 @@ from qwire.client.usage import Timings, Usage
 
 __all__ = [
     "DEFAULT_TARGET",
+    "Adapter",
+    "AdapterNotFound",
+    "AdapterUnusable",
     "AsyncBatchStream",
     "AsyncClient",
     "AsyncGenerationStream",

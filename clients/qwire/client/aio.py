@@ -18,7 +18,7 @@ from qwire.client.batch import BatchResult
 from qwire.client.channel import DEFAULT_TARGET, open_aio_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
-from qwire.client.model import Model, TokenCount
+from qwire.client.model import Adapter, Model, TokenCount
 from qwire.client.options import ClientOptions, deadline
 from qwire.client.prompt import Prompt
 from qwire.client.request import batch_items, count_request, generation_spec, stream_request
@@ -181,6 +181,12 @@ class AsyncClient:
         """Return one served model, or raise ModelNotFound."""
         response = await _call(self._model.GetModel, model_pb2.GetModelRequest(model=model), self._control(timeout_s))
         return Model.from_proto(response.model)
+
+    async def adapters(self, model: str = "", *, timeout_s: float | None = None) -> tuple[Adapter, ...]:
+        """Return the adapters that a model has now, ordered by id. Empty = the only served model."""
+        request = model_pb2.ListAdaptersRequest(model=model or self._options.model)
+        response = await _call(self._model.ListAdapters, request, self._control(timeout_s))
+        return tuple(map(Adapter.from_proto, response.adapters))
 
     async def health(self, model: str = "", *, timeout_s: float | None = None) -> Health:
         """Return the present state of all models, or of one."""

@@ -5,6 +5,8 @@ QwireError
 │   ├── ContextLengthExceeded      prompt and output do not fit the model's context
 │   └── Unsupported                the model cannot do what a field asks for
 ├── ModelNotFound              the caller's: no such model is served
+├── AdapterNotFound            the caller's: the model has no such adapter
+├── AdapterUnusable            the operator's: the adapter's files do not fit the model, or are damaged
 ├── LimitExceeded              the caller's: more than the server has in all; the same call cannot succeed later
 ├── Overloaded                 nobody's: the server is full; the same call may succeed after `.retry_after_s`
 ├── DeadlineExceeded           the caller's clock ran out
@@ -125,6 +127,14 @@ class Unsupported(InvalidRequest):
 
 class ModelNotFound(QwireError):
     """No model of this id is served: see `models()`."""
+
+
+class AdapterNotFound(QwireError):
+    """The model has no adapter of this id: see `adapters()`."""
+
+
+class AdapterUnusable(QwireError):
+    """The adapter cannot be applied to the model until its files change; the message says why."""
 
 
 class LimitExceeded(QwireError):

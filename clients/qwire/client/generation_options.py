@@ -28,6 +28,10 @@ class GenerationOptions(TypedDict, total=False):
     system: str | None
     """Instructions for the whole conversation, put before its messages. Not with TextPrompt or TokenPrompt."""
 
+    adapter: str | None
+    """The id of an adapter to apply to the model, one of `adapters()`. Needs a model with the adapters capability.
+    Default: the model as it is."""
+
     temperature: float | None
     """Divides the logits. Range [0, 10]. 0 = greedy: the most likely token."""
 

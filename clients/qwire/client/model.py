@@ -152,6 +152,30 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter: a fine-tuning of a served model that a request can ask for.
+
+    Attributes:
+        id: What `GenerationOptions.adapter` takes.
+        rank: Of its changes; where they differ, the largest one once it is loaded. 0 = not known.
+        loaded: Whether it is in memory; one that is not is loaded when a request names it, which then waits for that.
+        sha256: Digest of its files, hexadecimal: another digest is another adapter. Empty = it is not loaded.
+        problem: Why a request that names it will fail, as far as that is known; empty = nothing is.
+    """
+
+    id: str
+    rank: int
+    loaded: bool
+    sha256: str
+    problem: str
+
+    @classmethod
+    def from_proto(cls, proto: model_pb2.Adapter) -> Adapter:
+        """Convert the message."""
+        return cls(proto.id, proto.rank, proto.loaded, proto.sha256, proto.problem)
+
+
+@dataclass(frozen=True, slots=True)
 class TokenCount:
     """How long a prompt is.
 

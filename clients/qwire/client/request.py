@@ -62,7 +62,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
     if unknown:
         raise TypeError(f"unknown option {min(unknown)!r}; options are {', '.join(GenerationOptions.__annotations__)}")
     spec = types_pb2.GenerationSpec()
-    _assign(spec, path, {"model": options.get("model")})
+    _assign(spec, path, {"model": options.get("model"), "adapter": options.get("adapter")})
     _set_prompt(spec, prompt, options.get("system"), path)
     for name, keys in (("sampling", _SAMPLING), ("stop", _STOP), ("output", _OUTPUT)):
         values = {key: options.get(key) for key in keys}

@@ -11,6 +11,8 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from qwire.client.errors import (
+    AdapterNotFound,
+    AdapterUnusable,
     Cancelled,
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -34,6 +36,8 @@ _ERRORS: dict[grpc.StatusCode, type[QwireError]] = {
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
 }
+_REASONS: dict[str, type[QwireError]] = {"ADAPTER_NOT_FOUND": AdapterNotFound, "ADAPTER_UNUSABLE": AdapterUnusable}
+"""Where the code alone does not tell."""
 _INVALID: dict[str, type[InvalidRequest]] = {"CONTEXT_LENGTH": ContextLengthExceeded, "UNSUPPORTED": Unsupported}
 
 
@@ -73,7 +77,7 @@ def error_from_status(status: status_pb2.Status) -> QwireError:
 
 
 def _error(code: grpc.StatusCode, message: str, details: _Details, generation_id: str) -> QwireError:
-    kind = _ERRORS.get(code, ServerError)
+    kind = _REASONS.get(details.reason) or _ERRORS.get(code, ServerError)
     if kind is DeadlineExceeded and not details.reason:
         message = "the time allowed for the call ran out"  # gRPC's own words tell of its internals
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:

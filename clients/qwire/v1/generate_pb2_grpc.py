@@ -31,7 +31,8 @@ class GenerateServiceStub:
     Every failure is a non-OK status with google.rpc details: always ErrorInfo (domain "qwire.v1"), BadRequest where a
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
-    NOT_FOUND           MODEL_NOT_FOUND
+    NOT_FOUND           MODEL_NOT_FOUND, ADAPTER_NOT_FOUND
+    FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
     RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)
@@ -90,7 +91,8 @@ class GenerateServiceServicer:
     Every failure is a non-OK status with google.rpc details: always ErrorInfo (domain "qwire.v1"), BadRequest where a
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
-    NOT_FOUND           MODEL_NOT_FOUND
+    NOT_FOUND           MODEL_NOT_FOUND, ADAPTER_NOT_FOUND
+    FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
     RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)
@@ -180,7 +182,8 @@ class GenerateService:
     Every failure is a non-OK status with google.rpc details: always ErrorInfo (domain "qwire.v1"), BadRequest where a
     field is at fault, RetryInfo where another try may succeed. Codes and reasons:
     INVALID_ARGUMENT    INVALID_FIELD, CONTEXT_LENGTH, UNSUPPORTED, MALFORMED_MESSAGE
-    NOT_FOUND           MODEL_NOT_FOUND
+    NOT_FOUND           MODEL_NOT_FOUND, ADAPTER_NOT_FOUND
+    FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
     RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration)

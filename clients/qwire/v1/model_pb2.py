@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from qwire.v1 import types_pb2 as qwire_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14qwire/v1/model.proto\x12\x08qwire.v1\x1a\x14qwire/v1/types.proto\"\x8c\x01\n\x11ModelCapabilities\x12\x0c\n\x04\x63hat\x18\x01 \x01(\x08\x12\x11\n\treasoning\x18\x02 \x01(\x08\x12\r\n\x05tools\x18\x03 \x01(\x08\x12\x13\n\x0b\x63onstraints\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x01(\x08\x12\x10\n\x08logprobs\x18\x06 \x01(\x08\x12\x0e\n\x06resume\x18\x07 \x01(\x08\"c\n\x0bModelLimits\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x02 \x01(\r\x12!\n\x19\x64\x65\x66\x61ult_max_output_tokens\x18\x03 \x01(\r\"\xae\x01\n\x0cQuantization\x12,\n\x06method\x18\x01 \x01(\x0e\x32\x1c.qwire.v1.QuantizationMethod\x12\x0c\n\x04\x62its\x18\x02 \x01(\r\x12\x15\n\rcompute_dtype\x18\x03 \x01(\t\x12\x1b\n\x13\x64ouble_quantization\x18\x04 \x01(\x08\x12\x17\n\x0fskipped_modules\x18\x05 \x03(\t\x12\x15\n\rsource_format\x18\x06 \x01(\t\"\xfc\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\x19\n\x11vocabulary_tokens\x18\x05 \x01(\r\x12%\n\x06limits\x18\x06 \x01(\x0b\x32\x15.qwire.v1.ModelLimits\x12\x31\n\x0c\x63\x61pabilities\x18\x07 \x01(\x0b\x32\x1b.qwire.v1.ModelCapabilities\x12,\n\x0cquantization\x18\x08 \x01(\x0b\x32\x16.qwire.v1.Quantization\x12\x33\n\x10\x64\x65\x66\x61ult_sampling\x18\t \x01(\x0b\x32\x19.qwire.v1.SamplingOptions\x12!\n\x19\x65nd_of_sequence_token_ids\x18\n \x03(\r\x12\x16\n\x0eweights_sha256\x18\x0b \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x0c \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.qwire.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.qwire.v1.Model*\xcb\x01\n\x12QuantizationMethod\x12#\n\x1fQUANTIZATION_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUANTIZATION_METHOD_NONE\x10\x01\x12\x1c\n\x18QUANTIZATION_METHOD_INT8\x10\x02\x12\x1b\n\x17QUANTIZATION_METHOD_NF4\x10\x03\x12\x1b\n\x17QUANTIZATION_METHOD_FP4\x10\x04\x12\x1a\n\x16QUANTIZATION_METHOD_Q8\x10\x05\x32\x9a\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.qwire.v1.ListModelsRequest\x1a\x1c.qwire.v1.ListModelsResponse\x12\x41\n\x08GetModel\x12\x19.qwire.v1.GetModelRequest\x1a\x1a.qwire.v1.GetModelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14qwire/v1/model.proto\x12\x08qwire.v1\x1a\x14qwire/v1/types.proto\"\x8c\x01\n\x11ModelCapabilities\x12\x0c\n\x04\x63hat\x18\x01 \x01(\x08\x12\x11\n\treasoning\x18\x02 \x01(\x08\x12\r\n\x05tools\x18\x03 \x01(\x08\x12\x13\n\x0b\x63onstraints\x18\x04 \x01(\x08\x12\x10\n\x08\x61\x64\x61pters\x18\x05 \x01(\x08\x12\x10\n\x08logprobs\x18\x06 \x01(\x08\x12\x0e\n\x06resume\x18\x07 \x01(\x08\"c\n\x0bModelLimits\x12\x16\n\x0e\x63ontext_tokens\x18\x01 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x02 \x01(\r\x12!\n\x19\x64\x65\x66\x61ult_max_output_tokens\x18\x03 \x01(\r\"\xae\x01\n\x0cQuantization\x12,\n\x06method\x18\x01 \x01(\x0e\x32\x1c.qwire.v1.QuantizationMethod\x12\x0c\n\x04\x62its\x18\x02 \x01(\r\x12\x15\n\rcompute_dtype\x18\x03 \x01(\t\x12\x1b\n\x13\x64ouble_quantization\x18\x04 \x01(\x08\x12\x17\n\x0fskipped_modules\x18\x05 \x03(\t\x12\x15\n\rsource_format\x18\x06 \x01(\t\"\xfc\x02\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x03 \x01(\t\x12\x12\n\nparameters\x18\x04 \x01(\x04\x12\x19\n\x11vocabulary_tokens\x18\x05 \x01(\r\x12%\n\x06limits\x18\x06 \x01(\x0b\x32\x15.qwire.v1.ModelLimits\x12\x31\n\x0c\x63\x61pabilities\x18\x07 \x01(\x0b\x32\x1b.qwire.v1.ModelCapabilities\x12,\n\x0cquantization\x18\x08 \x01(\x0b\x32\x16.qwire.v1.Quantization\x12\x33\n\x10\x64\x65\x66\x61ult_sampling\x18\t \x01(\x0b\x32\x19.qwire.v1.SamplingOptions\x12!\n\x19\x65nd_of_sequence_token_ids\x18\n \x03(\r\x12\x16\n\x0eweights_sha256\x18\x0b \x01(\t\x12\x18\n\x10tokenizer_sha256\x18\x0c \x01(\t\"T\n\x07\x41\x64\x61pter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\x0e\n\x06loaded\x18\x03 \x01(\x08\x12\x0e\n\x06sha256\x18\x04 \x01(\t\x12\x0f\n\x07problem\x18\x05 \x01(\t\"\x13\n\x11ListModelsRequest\"5\n\x12ListModelsResponse\x12\x1f\n\x06models\x18\x01 \x03(\x0b\x32\x0f.qwire.v1.Model\" \n\x0fGetModelRequest\x12\r\n\x05model\x18\x01 \x01(\t\"2\n\x10GetModelResponse\x12\x1e\n\x05model\x18\x01 \x01(\x0b\x32\x0f.qwire.v1.Model\"$\n\x13ListAdaptersRequest\x12\r\n\x05model\x18\x01 \x01(\t\";\n\x14ListAdaptersResponse\x12#\n\x08\x61\x64\x61pters\x18\x01 \x03(\x0b\x32\x11.qwire.v1.Adapter*\xcb\x01\n\x12QuantizationMethod\x12#\n\x1fQUANTIZATION_METHOD_UNSPECIFIED\x10\x00\x12\x1c\n\x18QUANTIZATION_METHOD_NONE\x10\x01\x12\x1c\n\x18QUANTIZATION_METHOD_INT8\x10\x02\x12\x1b\n\x17QUANTIZATION_METHOD_NF4\x10\x03\x12\x1b\n\x17QUANTIZATION_METHOD_FP4\x10\x04\x12\x1a\n\x16QUANTIZATION_METHOD_Q8\x10\x05\x32\xe9\x01\n\x0cModelService\x12G\n\nListModels\x12\x1b.qwire.v1.ListModelsRequest\x1a\x1c.qwire.v1.ListModelsResponse\x12\x41\n\x08GetModel\x12\x19.qwire.v1.GetModelRequest\x1a\x1a.qwire.v1.GetModelResponse\x12M\n\x0cListAdapters\x12\x1d.qwire.v1.ListAdaptersRequest\x1a\x1e.qwire.v1.ListAdaptersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwire.v1.model_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUANTIZATIONMETHOD']._serialized_start=1023
-  _globals['_QUANTIZATIONMETHOD']._serialized_end=1226
+  _globals['_QUANTIZATIONMETHOD']._serialized_start=1208
+  _globals['_QUANTIZATIONMETHOD']._serialized_end=1411
   _globals['_MODELCAPABILITIES']._serialized_start=57
   _globals['_MODELCAPABILITIES']._serialized_end=197
   _globals['_MODELLIMITS']._serialized_start=199
@@ -42,14 +42,20 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUANTIZATION']._serialized_end=475
   _globals['_MODEL']._serialized_start=478
   _globals['_MODEL']._serialized_end=858
-  _globals['_LISTMODELSREQUEST']._serialized_start=860
-  _globals['_LISTMODELSREQUEST']._serialized_end=879
-  _globals['_LISTMODELSRESPONSE']._serialized_start=881
-  _globals['_LISTMODELSRESPONSE']._serialized_end=934
-  _globals['_GETMODELREQUEST']._serialized_start=936
-  _globals['_GETMODELREQUEST']._serialized_end=968
-  _globals['_GETMODELRESPONSE']._serialized_start=970
-  _globals['_GETMODELRESPONSE']._serialized_end=1020
-  _globals['_MODELSERVICE']._serialized_start=1229
-  _globals['_MODELSERVICE']._serialized_end=1383
+  _globals['_ADAPTER']._serialized_start=860
+  _globals['_ADAPTER']._serialized_end=944
+  _globals['_LISTMODELSREQUEST']._serialized_start=946
+  _globals['_LISTMODELSREQUEST']._serialized_end=965
+  _globals['_LISTMODELSRESPONSE']._serialized_start=967
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1020
+  _globals['_GETMODELREQUEST']._serialized_start=1022
+  _globals['_GETMODELREQUEST']._serialized_end=1054
+  _globals['_GETMODELRESPONSE']._serialized_start=1056
+  _globals['_GETMODELRESPONSE']._serialized_end=1106
+  _globals['_LISTADAPTERSREQUEST']._serialized_start=1108
+  _globals['_LISTADAPTERSREQUEST']._serialized_end=1144
+  _globals['_LISTADAPTERSRESPONSE']._serialized_start=1146
+  _globals['_LISTADAPTERSRESPONSE']._serialized_end=1205
+  _globals['_MODELSERVICE']._serialized_start=1414
+  _globals['_MODELSERVICE']._serialized_end=1647
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,11 @@ class ModelServiceStub:
                 request_serializer=qwire_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
                 response_deserializer=qwire_dot_v1_dot_model__pb2.GetModelResponse.FromString,
                 _registered_method=True)
+        self.ListAdapters = channel.unary_unary(
+                '/qwire.v1.ModelService/ListAdapters',
+                request_serializer=qwire_dot_v1_dot_model__pb2.ListAdaptersRequest.SerializeToString,
+                response_deserializer=qwire_dot_v1_dot_model__pb2.ListAdaptersResponse.FromString,
+                _registered_method=True)
 
 
 class ModelServiceServicer:
@@ -65,6 +70,15 @@ class ModelServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAdapters(self, request, context):
+        """ListAdapters returns the adapters that a served model can be asked with at this moment, ordered by id. They are
+        files on the machines of the model: they come, change and go without a restart, so a list is true only for its time.
+        NOT_FOUND where no such model is served; UNAVAILABLE where none of its machines answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.GetModel,
                     request_deserializer=qwire_dot_v1_dot_model__pb2.GetModelRequest.FromString,
                     response_serializer=qwire_dot_v1_dot_model__pb2.GetModelResponse.SerializeToString,
+            ),
+            'ListAdapters': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAdapters,
+                    request_deserializer=qwire_dot_v1_dot_model__pb2.ListAdaptersRequest.FromString,
+                    response_serializer=qwire_dot_v1_dot_model__pb2.ListAdaptersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +153,33 @@ class ModelService:
             '/qwire.v1.ModelService/GetModel',
             qwire_dot_v1_dot_model__pb2.GetModelRequest.SerializeToString,
             qwire_dot_v1_dot_model__pb2.GetModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAdapters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/qwire.v1.ModelService/ListAdapters',
+            qwire_dot_v1_dot_model__pb2.ListAdaptersRequest.SerializeToString,
+            qwire_dot_v1_dot_model__pb2.ListAdaptersResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,11 @@ class ModelServiceStub:
     """ListModels returns every served model, ordered by id."""
     GetModel: _grpc.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]
     """GetModel returns one served model, or NOT_FOUND."""
+    ListAdapters: _grpc.UnaryUnaryMultiCallable[_model_pb2.ListAdaptersRequest, _model_pb2.ListAdaptersResponse]
+    """ListAdapters returns the adapters that a served model can be asked with at this moment, ordered by id. They are
+    files on the machines of the model: they come, change and go without a restart, so a list is true only for its time.
+    NOT_FOUND where no such model is served; UNAVAILABLE where none of its machines answers.
+    """
 
 @_typing.type_check_only
 class ModelServiceAsyncStub(ModelServiceStub):
@@ -47,6 +52,11 @@ class ModelServiceAsyncStub(ModelServiceStub):
     """ListModels returns every served model, ordered by id."""
     GetModel: _aio.UnaryUnaryMultiCallable[_model_pb2.GetModelRequest, _model_pb2.GetModelResponse]  # type: ignore[assignment]
     """GetModel returns one served model, or NOT_FOUND."""
+    ListAdapters: _aio.UnaryUnaryMultiCallable[_model_pb2.ListAdaptersRequest, _model_pb2.ListAdaptersResponse]  # type: ignore[assignment]
+    """ListAdapters returns the adapters that a served model can be asked with at this moment, ordered by id. They are
+    files on the machines of the model: they come, change and go without a restart, so a list is true only for its time.
+    NOT_FOUND where no such model is served; UNAVAILABLE where none of its machines answers.
+    """
 
 class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
     """Describes the served models."""
@@ -66,5 +76,16 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_model_pb2.GetModelResponse, _abc.Awaitable[_model_pb2.GetModelResponse]]:
         """GetModel returns one served model, or NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListAdapters(
+        self,
+        request: _model_pb2.ListAdaptersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_model_pb2.ListAdaptersResponse, _abc.Awaitable[_model_pb2.ListAdaptersResponse]]:
+        """ListAdapters returns the adapters that a served model can be asked with at this moment, ordered by id. They are
+        files on the machines of the model: they come, change and go without a restart, so a list is true only for its time.
+        NOT_FOUND where no such model is served; UNAVAILABLE where none of its machines answers.
+        """
 
 def add_ModelServiceServicer_to_server(servicer: ModelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

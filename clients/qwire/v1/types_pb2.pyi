@@ -731,7 +731,9 @@ class GenerationSpec(_message.Message):
     text: _builtins.str
     """Plain text, without a chat template; control tokens inside it are ordinary characters. Not empty."""
     adapter: _builtins.str
-    """The id of an adapter to apply to the model. Empty = the model as it is. Needs the adapters capability."""
+    """The id of an adapter to apply to the model, as ListAdapters gives it: 1 to 128 letters, digits, dots, underscores
+    and dashes, the first one no dot. Empty = the model as it is. Needs the adapters capability.
+    """
     priority: Global___Priority.ValueType
     """Unset = normal."""
     @_builtins.property

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.protocol import Engine, EngineStats, ModelCard
+from qwire.engine.protocol import AdapterInfo, Engine, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.serve.recorder import GenerationRecorder
 
@@ -38,6 +38,10 @@ class RecordedEngine:
     async def card(self) -> ModelCard:
         """Return what the model is."""
         return await self._engine.card()
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the adapters that there are now."""
+        return await self._engine.adapters()
 
     async def stats(self) -> EngineStats:
         """Return the present load."""

@@ -8,11 +8,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from itertools import count
+from itertools import chain, count
 
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, InvalidRequest
-from qwire.engine.protocol import EngineStats, ModelCard
+from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
@@ -122,6 +122,15 @@ class RemoteEngine:
             if not self._settings.min_replicas == 0:
                 raise
         return await self._replicas.call("card", self._version, timeout_s=_CONTROL_TIMEOUT_S)  # wakes one
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the adapters of all replicas that answer; of one that several have, what a replica with it says."""
+        answers = await self._replicas.broadcast("adapters", timeout_s=_CONTROL_TIMEOUT_S)
+        infos: dict[str, AdapterInfo] = {}
+        for info in chain.from_iterable(answers.values):
+            if info.loaded or info.adapter_id not in infos:
+                infos[info.adapter_id] = info
+        return tuple(infos[adapter_id] for adapter_id in sorted(infos))
 
     async def stats(self) -> EngineStats:
         """Return the load of all replicas that answer, together; one that dies does not speak for the others."""

@@ -13,7 +13,7 @@ from ray import serve
 
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.local import LocalEngine
-from qwire.engine.protocol import EngineStats, ModelCard
+from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.models.store import ModelStore
 from qwire.serve.config import ModelSettings
@@ -87,6 +87,10 @@ class ModelReplica:
         """
         self._check(version)
         return await self._engine.card()
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the adapters that there are now."""
+        return await self._engine.adapters()
 
     async def stats(self) -> EngineStats:
         """Return the engine's load."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor
+from torch.nn.functional import rms_norm, silu
 
 from qwire.engine.attention import LoneAttention
 
@@ -21,6 +22,10 @@ class Norm:
 
     weight: Tensor
     epsilon: float
+
+    def of(self, x: Tensor) -> Tensor:
+        """Return `x` `[tokens, columns]`, normalized."""
+        return rms_norm(x, self.weight.shape, self.weight, self.epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,12 @@ class Matrix(Protocol):
     def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
         """Add the product of `silu(gate) * up` to `residual`; `gate_up` is `[tokens, 2 * columns]`, the gate first."""
         ...
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """Return `silu(gate) * up` of `gate_up` `[tokens, 2 * columns]`, the gate first."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return silu(gate).mul_(up)
 
 
 class Embedding(Protocol):

@@ -28,4 +28,5 @@ def model_card(checkpoint: Checkpoint, loaded: LoadedModel, config: EngineConfig
         tokenizer_sha256=checkpoint.tokenizer_sha256,
         # Without the text of tokens, or without a way to end, nothing can be matched.
         constraints=(checkpoint.folder / "tokenizer.json").is_file() and bool(model.eos_token_ids),
+        adapters=config.adapters_dir is not None,
     )

@@ -48,6 +48,11 @@ class EngineConfig:
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
         allow_failed_quality: Serve a quantization although it is recorded to fail the quality gate on these weights;
             otherwise it is refused. What was never measured is allowed, with a warning in the log.
+        adapters_dir: A folder each of whose subfolders is a LoRA adapter as peft saves it, under the name that requests
+            give. It is looked at when a request names an adapter, so what is put there, replaced or taken away counts
+            from the next request on. None = requests name no adapters.
+        max_adapters: Adapters in memory at once, at least 1. Where a request names another one, the one that was not
+            used for the longest time goes; where all of them are used, the request waits.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -66,6 +71,8 @@ class EngineConfig:
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
     allow_failed_quality: bool = False
+    adapters_dir: Path | None = None
+    max_adapters: int = 8
     kernel_dir: Path | None = None
 
     @property
@@ -86,6 +93,7 @@ class EngineConfig:
         _check_least("page_tokens", self.page_tokens, 1)
         _check_least("context_tokens", self.context_tokens, 2)
         _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
+        _check_least("max_adapters", self.max_adapters, 1)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

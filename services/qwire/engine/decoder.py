@@ -6,19 +6,27 @@ from typing import Protocol
 
 from torch import Tensor
 
+from qwire.engine.adapter import Projections
 from qwire.engine.attention import RaggedBatch
+from qwire.engine.low_rank import AdapterRows
 
 
 class Decoder(Protocol):
     """A loaded decoder model; used from one thread, in inference mode."""
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch) -> Tensor:
+    @property
+    def products(self) -> tuple[Projections, ...]:
+        """The products of a layer that adapters can change: of which linear layers each consists."""
+        ...
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
         """Compute a step.
 
         Args:
             token_ids: `[tokens]`, int64: the packed tokens of all sequences.
             positions: `[tokens]`, int64: where each stands in its sequence.
             ragged: Where keys and values go, and what each token sees.
+            adapters: Which tokens have which adapter.
 
         Returns:
             What `logits` takes, `[tokens, hidden_size]`.

@@ -3,6 +3,8 @@
 EngineError
 ├── InvalidRequest           the caller's: a field is out of range
 │   └── ContextLengthExceeded    prompt and output do not fit the model's context
+├── AdapterNotFound          the caller's: there is no such adapter
+├── AdapterUnusable          the operator's: the adapter cannot be applied to the model until its files change
 ├── CapacityExceeded         the caller's: more KV cache than this engine has in all; another try cannot succeed
 ├── QueueFull                nobody's: the waiting queue is at its bound; another try may succeed
 ├── DeadlineExceeded         the caller's clock ran out
@@ -40,6 +42,32 @@ class InvalidRequest(EngineError):
 
 class ContextLengthExceeded(InvalidRequest):
     """Prompt and output do not fit the model's context: the caller must shorten one."""
+
+
+class AdapterNotFound(EngineError):
+    """There is no such adapter.
+
+    Args:
+        adapter_id: The name that was asked for.
+    """
+
+    def __init__(self, adapter_id: str) -> None:
+        super().__init__(adapter_id)
+        self.adapter_id = adapter_id
+
+
+class AdapterUnusable(EngineError):
+    """An adapter cannot be applied to the model: its files must change.
+
+    Args:
+        adapter_id: Its name.
+        description: Why, as a clause that callers may read; holds no path of this machine.
+    """
+
+    def __init__(self, adapter_id: str, description: str) -> None:
+        super().__init__(adapter_id, description)
+        self.adapter_id = adapter_id
+        self.description = description
 
 
 class CapacityExceeded(EngineError):

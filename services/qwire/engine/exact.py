@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear, rms_norm
 
-from qwire.engine.arithmetic import HeadNorms, Norm
+from qwire.engine.arithmetic import HeadNorms, Norm, gated
 
 
 class ExactArithmetic:
@@ -50,7 +50,7 @@ class ExactMatrix:
     def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """See `Matrix.of`."""
         if norm is not None:
-            x = rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon)
+            x = norm.of(x)
         if self._packed:
             return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # noqa: SLF001
         return linear(x, self._weight, self._bias)
@@ -61,8 +61,7 @@ class ExactMatrix:
 
     def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
         """See `Matrix.add_gated_to`."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        residual += self.of(silu(gate).mul_(up))
+        residual += self.of(gated(gate_up))
 
 
 class ExactEmbedding:

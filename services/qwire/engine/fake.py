@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 
 from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
-from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, GenerationCancelled, QueueFull
-from qwire.engine.protocol import EngineStats, ModelCard, QuantizationFacts
+from qwire.engine.errors import (
+    AdapterNotFound,
+    EngineUnavailable,
+    GenerationCancelled,
+    QueueFull,
+)
+from qwire.engine.fake_generation import FakeGeneration
+from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard, QuantizationFacts
 from qwire.engine.request import SamplingParams, TokenRequest
 
 Script = Callable[[TokenRequest], Sequence[int]]
@@ -57,6 +61,7 @@ class FakeEngine:
         decode_tokens_per_s: What `stats` reports; None = nothing decoded lately.
         memory_used_bytes: What `stats` reports, of 4 bytes in all.
         non_finite_weights: What `stats` reports.
+        adapter_infos: What `adapters` reports. A request with another adapter is refused; one of these changes nothing.
     """
 
     def __init__(
@@ -77,8 +82,8 @@ class FakeEngine:
         self._max_waiting = max_waiting
         self.fail_after = fail_after
         self.failure = failure or EngineUnavailable()
-        self._waiting: dict[str, _Generation] = {}
-        self._running: dict[str, _Generation] = {}
+        self._waiting: dict[str, FakeGeneration] = {}
+        self._running: dict[str, FakeGeneration] = {}
         self._closed = False
         self._steps = 0
         self.started: list[str] = []
@@ -87,15 +92,18 @@ class FakeEngine:
         self.decode_tokens_per_s: float | None = None
         self.memory_used_bytes = 1
         self.non_finite_weights = 0
+        self.adapter_infos: tuple[AdapterInfo, ...] = ()
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Play the script from where `request.output_token_ids` ends."""
         if self._closed:
             raise EngineUnavailable
+        if request.adapter and request.adapter not in {info.adapter_id for info in self.adapter_infos}:
+            raise AdapterNotFound(request.adapter)
         is_full = len(self._running) >= self._max_running and len(self._waiting) >= self._max_waiting
         if is_full and not request.envelope.admitted:
             raise QueueFull(retry_after_s=1.0)
-        generation = _Generation(request)
+        generation = FakeGeneration(request)
         request_id = request.envelope.request_id
         self._waiting[request_id] = generation
         self.started.append(request_id)
@@ -124,6 +132,12 @@ class FakeEngine:
         if self._closed:
             raise EngineUnavailable
         return self._card
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return `adapter_infos`."""
+        if self._closed:
+            raise EngineUnavailable
+        return self.adapter_infos
 
     async def stats(self) -> EngineStats:
         """Return the present load."""
@@ -157,7 +171,7 @@ class FakeEngine:
             generation = self._running[request_id] = self._waiting.pop(request_id)
             generation.admit()
 
-    async def _play(self, generation: _Generation) -> AsyncGenerator[TokenChunk, None]:
+    async def _play(self, generation: FakeGeneration) -> AsyncGenerator[TokenChunk, None]:
         request = generation.request
         scheduled = time.time_ns()
         first = 0
@@ -193,46 +207,6 @@ class FakeEngine:
         if last in self._card.eos_token_ids and not request.stop.ignore_eos:
             return Finish(FinishReason.END_OF_TURN, timings, last)
         return Finish(FinishReason.LENGTH, timings)
-
-
-class _Generation:
-    """One request on its way through a fake engine."""
-
-    def __init__(self, request: TokenRequest) -> None:
-        self.request = request
-        self.arrived_unix_ns = time.time_ns()
-        self.admitted = False
-        self.error: EngineError | None = None
-        self._woken = asyncio.Event()
-
-    def admit(self) -> None:
-        self.admitted = True
-        self._woken.set()
-
-    def fail(self, error: EngineError) -> None:
-        self.error = error
-        self._woken.set()
-
-    async def wait_admitted(self) -> None:
-        while not self.admitted:
-            await self.sleep(math.inf)
-        self._woken.clear()
-
-    async def sleep(self, duration_s: float) -> None:
-        """Sleep; raise at once when told to fail, and when the deadline passes."""
-        deadline = self.request.envelope.deadline_unix_ns
-        left_s = math.inf if deadline is None else max(0.0, (deadline - time.time_ns()) / 1e9)
-        sleep_s = min(duration_s, left_s)
-        if sleep_s == 0.0:
-            await asyncio.sleep(0)
-        else:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(None if sleep_s == math.inf else sleep_s):
-                    await self._woken.wait()
-        if self.error is not None:
-            raise self.error
-        if deadline is not None and time.time_ns() >= deadline:
-            raise DeadlineExceeded
 
 
 def _logprobs(request: TokenRequest, token_id: int) -> tuple[TokenLogprobs, ...]:

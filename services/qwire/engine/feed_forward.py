@@ -8,14 +8,22 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from qwire.engine.arithmetic import Matrix, Norm, Router
+from qwire.engine.adapter import DOWN, GATE_UP
+from qwire.engine.arithmetic import Matrix, Norm, Router, gated
+from qwire.engine.low_rank import AdapterRows
 
 
 class FeedForward(Protocol):
     """What follows the attention in a layer."""
 
-    def add_to(self, hidden: Tensor) -> None:
-        """Add its output to hidden states `[tokens, hidden_size]`, from which it is computed."""
+    def add_to(self, hidden: Tensor, layer: int, adapters: AdapterRows) -> None:
+        """Add its output to hidden states `[tokens, hidden_size]`, from which it is computed.
+
+        Args:
+            hidden: The states.
+            layer: Index of the decoder layer.
+            adapters: What changes its products.
+        """
         ...
 
 
@@ -44,9 +52,12 @@ class DenseFeedForward:
     norm: Norm
     network: GatedPair
 
-    def add_to(self, hidden: Tensor) -> None:
+    def add_to(self, hidden: Tensor, layer: int, adapters: AdapterRows) -> None:
         """See `FeedForward.add_to`."""
-        self.network.down.add_gated_to(hidden, self.network.gate_up.of(hidden, self.norm))
+        gate_up = self.network.gate_up.of(hidden, self.norm)
+        adapters.add(layer, GATE_UP, gate_up, hidden, self.norm.of)
+        self.network.down.add_gated_to(hidden, gate_up)
+        adapters.add(layer, DOWN, hidden, gate_up, gated)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ class SparseFeedForward:
     experts_per_token: int
     normalized: bool
 
-    def add_to(self, hidden: Tensor) -> None:
+    def add_to(self, hidden: Tensor, layer: int, adapters: AdapterRows) -> None:  # noqa: ARG002 - none changes experts
         """See `FeedForward.add_to`.
 
         A token's experts are added up in their order in the layer, whoever shares the step.

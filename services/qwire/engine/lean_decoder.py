@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from qwire.engine.adapter import ATTENTION_OUTPUT, DOWN, GATE_UP, QUERY_KEY_VALUE, Projections
 from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
 from qwire.engine.attention import RaggedBatch
 from qwire.engine.feed_forward import FeedForward
+from qwire.engine.low_rank import AdapterRows
 from qwire.engine.rotary import RotaryEmbedding
 
 
@@ -61,19 +63,27 @@ class LeanDecoder:
     norm: Norm
     head: Matrix
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch) -> Tensor:
+    @property
+    def products(self) -> tuple[Projections, ...]:
+        """See `Decoder.products`."""
+        return QUERY_KEY_VALUE, ATTENTION_OUTPUT, GATE_UP, DOWN
+
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
         """Compute a step; the rows are not normalized yet."""
         tokens = len(token_ids)
         counts = (self.heads, self.kv_heads, self.kv_heads)
         hidden = self.embedding.rows_of(token_ids)
         cos, sin = self.rotary.of(positions)
         for index, layer in enumerate(self.layers):
-            heads = layer.query_key_value.of(hidden, layer.attention_norm).view(tokens, -1, self.head_size)
+            query_key_value = layer.query_key_value.of(hidden, layer.attention_norm)
+            adapters.add(index, QUERY_KEY_VALUE, query_key_value, hidden, layer.attention_norm.of)
+            heads = query_key_value.view(tokens, -1, self.head_size)
             self.arithmetic.rotate(heads[:, : self.heads + self.kv_heads], cos, sin, layer.head_norms)
             query, key, value = heads.transpose(0, 1)[None].split(counts, dim=1)
-            attended = ragged.attend(index, query, key, value, self.head_size**-0.5)
-            layer.attention_output.add_to(hidden, attended.view(tokens, -1))
-            layer.feed_forward.add_to(hidden)
+            attended = ragged.attend(index, query, key, value, self.head_size**-0.5).view(tokens, -1)
+            layer.attention_output.add_to(hidden, attended)
+            adapters.add(index, ATTENTION_OUTPUT, hidden, attended)
+            layer.feed_forward.add_to(hidden, index, adapters)
         return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
 
+from qwire.engine.adapter import ADAPTABLE
 from qwire.engine.arithmetic import Arithmetic
 from qwire.engine.attention import LoneAttention
 from qwire.engine.checkpoint_config import CheckpointConfig
@@ -44,6 +46,7 @@ class LoadedModel:
         quantization: How its weights are held.
         parameters: Weights in all, tied ones once.
         non_finite_weights: Those of them that are NaN or infinite.
+        linear_shapes: Rows and columns of the linear layers that an adapter may change, by their names in the weights.
         lone_attention: Attends for single tokens; None = as for several.
     """
 
@@ -54,6 +57,7 @@ class LoadedModel:
     quantization: QuantizationFacts
     parameters: int
     non_finite_weights: int
+    linear_shapes: Mapping[str, tuple[int, int]]
     lone_attention: LoneAttention | None = None
 
     @property
@@ -77,8 +81,11 @@ def load_model(
 
     Raises:
         UnsupportedCheckpoint: The folder holds nothing that this engine can run.
-        ValueError: The configuration does not fit the device or the model, or the quantization fails the quality gate.
+        ValueError: The configuration does not fit the device or the model, the quantization fails the quality gate, or
+            the folder of adapters is none.
     """
+    if config.adapters_dir is not None and not config.adapters_dir.is_dir():
+        raise ValueError(f"adapters_dir is {config.adapters_dir}, which is no folder")
     checkpoint = CheckpointConfig.read(folder)
     _check_context(config, checkpoint.context_tokens)
     device = _device(config.device)
@@ -108,7 +115,8 @@ def load_model(
 
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
         files.read_all()
-    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, lone)
+    shapes = _linear_shapes(files, checkpoint.layers)
+    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, shapes, lone)
 
 
 def thread_count(config: EngineConfig) -> int:
@@ -130,6 +138,11 @@ def _arithmetic(config: EngineConfig, source_format: str) -> tuple[Arithmetic, Q
         slow = "q8" if config.quantization == "q8" else "float32"
         log.warning("kernel_unavailable", weights=f"{slow} by torch alone, which is slower", reason=str(error))
         return (FallbackArithmetic(), q8) if slow == "q8" else (ExactArithmetic(config.max_step_tokens), exact)
+
+
+def _linear_shapes(files: WeightFiles, layers: int) -> dict[str, tuple[int, int]]:
+    names = [f"model.layers.{layer}.{projection}" for layer in range(layers) for projection in ADAPTABLE]
+    return {name: files.shape(f"{name}.weight") for name in names if f"{name}.weight" in files}
 
 
 def _check_context(config: EngineConfig, model_tokens: int) -> None:

@@ -11,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 
+from qwire.engine.adapter_cache import AdapterCache
+from qwire.engine.adapter_folder import AdapterFolder
+from qwire.engine.adapter_loader import AdapterLoader
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
@@ -18,10 +21,10 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
-from qwire.engine.matcher import Matcher
 from qwire.engine.matcher_factory import MatcherFactory
 from qwire.engine.memory import Memory
-from qwire.engine.protocol import EngineStats, ModelCard
+from qwire.engine.preparation import Preparation
+from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.engine.runner import ModelRunner
 from qwire.engine.scheduler import Scheduler
@@ -56,8 +59,13 @@ class LocalEngine:
         self._loaded = loaded
         self._card = card
         self._config = config
-        self._matchers = matchers
-        self._preparing: set[str] = set()
+        self._adapters = AdapterCache(
+            AdapterFolder(config.adapters_dir),
+            AdapterLoader(loaded).load,
+            capacity=config.max_adapters,
+            max_waiting=config.max_waiting,
+        )
+        self._preparation = Preparation(matchers, self._adapters)
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
@@ -103,27 +111,27 @@ class LocalEngine:
         self._check_available()
         check_request(request, self._card, self._cache.capacity_tokens)
         request_id = request.envelope.request_id
-        if request_id in self._streams or request_id in self._preparing:
+        if request_id in self._streams or request_id in self._preparation:
             raise InvalidRequest("request_id", f"A generation with the id {request_id!r} runs already.")
-        matcher = await self._matcher(request)
-        eos_token_ids = frozenset[int]() if request.stop.ignore_eos else self._card.eos_token_ids
-        sequence = Sequence(request, eos_token_ids, next(self._arrivals), time.time_ns(), matcher)
-        self._steps.submit(sequence)
-        stream = self._streams[request_id] = TokenStream(sequence)
-        try:
-            while True:
-                chunk = await stream.next()
-                yield chunk
-                if chunk.finish is not None:
-                    return
-        finally:
-            del self._streams[request_id]
-            self._steps.abort(request_id, GenerationCancelled())
+        async with self._preparation.of(request) as prepared:
+            eos_token_ids = frozenset[int]() if request.stop.ignore_eos else self._card.eos_token_ids
+            arrival = next(self._arrivals), time.time_ns()
+            sequence = Sequence(request, eos_token_ids, *arrival, prepared.matcher, prepared.adapter)
+            self._steps.submit(sequence)
+            stream = self._streams[request_id] = TokenStream(sequence)
+            try:
+                while True:
+                    chunk = await stream.next()
+                    yield chunk
+                    if chunk.finish is not None:
+                        return
+            finally:
+                del self._streams[request_id]
+                self._steps.abort(request_id, GenerationCancelled())
 
     async def cancel(self, request_id: str) -> bool:
         """End the generation of this id before the next step; False = it is not live."""
-        if request_id in self._preparing:
-            self._preparing.remove(request_id)
+        if self._preparation.cancel(request_id):
             return True
         failure = GenerationCancelled()
         if not self._steps.abort(request_id, failure):
@@ -135,6 +143,11 @@ class LocalEngine:
         """Return what the model is."""
         self._check_available()
         return self._card
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the adapters that there are now."""
+        self._check_available()
+        return await self._adapters.infos()
 
     async def stats(self) -> EngineStats:
         """Return the present load and health."""
@@ -163,20 +176,6 @@ class LocalEngine:
         await self._ended.wait()
         self._steps.join()
 
-    async def _matcher(self, request: TokenRequest) -> Matcher | None:
-        """Return what follows the request's constraint; None = it has none. It can be cancelled meanwhile."""
-        if request.constraint is None:
-            return None
-        request_id = request.envelope.request_id
-        self._preparing.add(request_id)
-        try:
-            matcher = await self._matchers.matcher(request.constraint, request.output_token_ids)
-            if request_id not in self._preparing:
-                raise GenerationCancelled
-        finally:
-            self._preparing.discard(request_id)
-        return matcher
-
     def _check_available(self) -> None:
         if self._ended.is_set():
             raise EngineUnavailable
@@ -198,6 +197,7 @@ class LocalEngine:
 
     def _end(self) -> None:
         self._ended.set()
+        self._preparation.close()
         for stream in self._streams.values():
             stream.fail(EngineUnavailable())
 

@@ -50,6 +50,7 @@ class ModelCard:
         weights_sha256: Digest of the weights manifest, hexadecimal.
         tokenizer_sha256: Digest of the tokenizer file, hexadecimal.
         constraints: Whether an output can be made to match a constraint.
+        adapters: Whether a request may name an adapter.
     """
 
     model_id: str
@@ -66,6 +67,26 @@ class ModelCard:
     weights_sha256: str = ""
     tokenizer_sha256: str = ""
     constraints: bool = False
+    adapters: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """An adapter that requests may name.
+
+    Attributes:
+        adapter_id: Its name.
+        rank: Of its changes; where they differ, the largest one once it is loaded. 0 = not known.
+        loaded: Whether it is in memory, as its files are now.
+        sha256: Digest of its files, hexadecimal; empty = it is not loaded.
+        problem: Why it cannot be applied, as far as that is known before it is loaded; empty = nothing is.
+    """
+
+    adapter_id: str
+    rank: int
+    loaded: bool = False
+    sha256: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +147,11 @@ class Engine(Protocol):
         Raises (at the first step of the iteration, or where it happens):
             InvalidRequest: A token id is not in the vocabulary, or the token lists are of impossible length; or the
                 constraint cannot be used, which may turn out late.
+            AdapterNotFound: There is no adapter of this name.
+            AdapterUnusable: The adapter cannot be applied to the model.
             ContextLengthExceeded: Prompt and `max_output_tokens` exceed the context.
             CapacityExceeded: They exceed the KV cache.
-            QueueFull: The waiting queue has no place for it.
+            QueueFull: The waiting queue has no place for it, or there are too many that wait for an adapter.
             DeadlineExceeded: The envelope's deadline passed, in the queue or later.
             DeadlineUnattainable: Its first token cannot come before the deadline.
             GenerationCancelled: `cancel` was called with the request's id.
@@ -146,6 +169,14 @@ class Engine(Protocol):
 
         Raises:
             EngineUnavailable: The model is not loaded, or the engine died.
+        """
+        ...
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """Return the adapters that there are now, in order of their names.
+
+        Raises:
+            EngineUnavailable: The engine is stopped or died.
         """
         ...
 

@@ -97,6 +97,7 @@ class TokenRequest:
             range [0, 20]. None = report none.
         constraint: What the output must match; not with `stop.min_output_tokens` or `stop.ignore_eos`, which would have
             it go on where nothing may follow. None = anything.
+        adapter: The name of an adapter to apply to the model; empty = the model as it is.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -106,3 +107,4 @@ class TokenRequest:
     output_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
     constraint: Constraint | None = None
+    adapter: str = ""

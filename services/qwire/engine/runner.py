@@ -8,6 +8,7 @@ from torch import Tensor
 from qwire.engine.attention import RaggedBatch, Segment
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
+from qwire.engine.low_rank import AdapterRows
 from qwire.engine.sampler import DrawnToken, draw
 from qwire.engine.scheduler import StepPlan
 
@@ -59,4 +60,5 @@ class ModelRunner:
             torch.tensor(token_ids, device=device),
             torch.tensor(positions, device=device),
             RaggedBatch(self._pool, segments, self._loaded.lone_attention),
+            AdapterRows(((tokens.sequence.adapter, tokens.length) for tokens in plan.scheduled), device),
         )

@@ -6,14 +6,15 @@ from array import array
 from dataclasses import dataclass, field
 from hashlib import sha256
 
+from qwire.engine.adapter import Adapter
 from qwire.engine.chunk import Finish, FinishReason, Timings
 from qwire.engine.errors import EngineError, NumericalError
 from qwire.engine.matcher import Matcher
 from qwire.engine.request import TokenRequest
 
 _ROOT = sha256(b"base model").digest()
-"""What the first page's key is chained to. Keys and values depend on weights and tokens; other weights, such as an
-adapter's, need another root."""
+"""What the first page's key is chained to. Keys and values depend on weights and tokens; with an adapter, the root is
+the adapter's."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,7 @@ class Sequence:
         arrival: Its place in the order of arrival.
         arrived_unix_ns: When it entered the waiting queue.
         matcher: Follows its constraint; None = it has none.
+        adapter: Applied to the model for it; None = the model as it is.
         output_token_ids: The output so far, what the request came with included.
         seen: Prompt and output once more, as an array of 64-bit integers: a tensor without a conversion each step.
         computed_tokens: Tokens whose keys and values are in the cache.
@@ -45,6 +47,7 @@ class Sequence:
     arrival: int
     arrived_unix_ns: int
     matcher: Matcher | None = None
+    adapter: Adapter | None = None
     output_token_ids: list[int] = field(init=False)
     seen: array[int] = field(init=False)
     computed_tokens: int = 0
@@ -116,16 +119,17 @@ class Sequence:
         return [*prompt[start:end], *self.output_token_ids[output_start : max(0, end - len(prompt))]]
 
     def page_key(self, index: int, page_tokens: int) -> bytes:
-        """Return the key of a page that is full: equal for two pages only where all tokens up to their ends are equal.
+        """Return the key of a page that is full: equal for two only where adapter and all tokens up to their ends are.
 
         Args:
             index: Which page, from 0.
             page_tokens: Tokens of a page; the same in every call.
         """
         keys = self._page_keys
+        root = _ROOT if self.adapter is None else self.adapter.cache_root
         while len(keys) <= index:
             token_ids = array("Q", self.token_ids(len(keys) * page_tokens, page_tokens))
-            keys.append(sha256((keys[-1] if keys else _ROOT) + token_ids.tobytes()).digest())
+            keys.append(sha256((keys[-1] if keys else root) + token_ids.tobytes()).digest())
         return keys[index]
 
     def reuse(self, tokens: int) -> None:

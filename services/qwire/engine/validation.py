@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from qwire.engine.adapter import ADAPTER_ID, ADAPTER_ID_RULE
 from qwire.engine.errors import CapacityExceeded, ContextLengthExceeded, InvalidRequest
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import (
@@ -41,6 +42,10 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
         )
     if request.constraint is not None:
         _check_constraint(request, card)
+    if request.adapter and not card.adapters:
+        raise InvalidRequest("adapter", "This model takes no adapters.")
+    if request.adapter and not ADAPTER_ID.fullmatch(request.adapter):
+        raise InvalidRequest("adapter", f"It {ADAPTER_ID_RULE}.")
     needed = prompt_tokens + request.stop.max_output_tokens
     if needed > card.context_tokens:
         raise ContextLengthExceeded(

@@ -34,6 +34,11 @@ class WeightFiles:
     def __contains__(self, name: str) -> bool:
         return name in self._files
 
+    def shape(self, name: str) -> tuple[int, int]:
+        """Return rows and columns of a matrix that is there."""
+        rows, columns = self._files[name].get_slice(name).get_shape()
+        return rows, columns
+
     def read(self, name: str) -> Tensor:
         """Return a tensor as float32.
 

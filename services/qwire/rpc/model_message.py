@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qwire.engine.protocol import AdapterInfo
 from qwire.rpc.generation_message import sampling_message
 from qwire.rpc.registry import ServedModel
 from qwire.v1 import model_pb2 as pb
@@ -36,6 +37,7 @@ def model_message(model: ServedModel) -> pb.Model:
             reasoning=abilities.thinking,
             tools=abilities.tools,
             constraints=card.constraints,
+            adapters=card.adapters,
             logprobs=True,
             resume=True,
         ),
@@ -52,3 +54,8 @@ def model_message(model: ServedModel) -> pb.Model:
         weights_sha256=card.weights_sha256,
         tokenizer_sha256=card.tokenizer_sha256,
     )
+
+
+def adapter_message(info: AdapterInfo) -> pb.Adapter:
+    """Return an adapter's message."""
+    return pb.Adapter(id=info.adapter_id, rank=info.rank, loaded=info.loaded, sha256=info.sha256, problem=info.problem)

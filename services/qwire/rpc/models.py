@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.fields import require_known
-from qwire.rpc.model_message import model_message
+from qwire.rpc.model_message import adapter_message, model_message
 from qwire.rpc.registry import ModelRegistry
 from qwire.v1 import model_pb2 as pb
 from qwire.v1.model_pb2_grpc import ModelServiceServicer
@@ -40,3 +40,10 @@ class ModelService(ModelServiceServicer):
         if not request.model:
             raise InvalidRequest("model", "is required")
         return pb.GetModelResponse(model=model_message(self._registry.get(request.model)))
+
+    @override
+    async def ListAdapters(self, request: pb.ListAdaptersRequest, context: _Context) -> pb.ListAdaptersResponse:
+        """Return the adapters of one model."""
+        require_known(request)
+        infos = await self._registry.get(request.model).engine.adapters()
+        return pb.ListAdaptersResponse(adapters=map(adapter_message, infos))

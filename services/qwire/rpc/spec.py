@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from qwire.engine.adapter import ADAPTER_ID, ADAPTER_ID_RULE
 from qwire.engine.constraint import Constraint
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import MAX_LOGIT_BIAS, MAX_LOGIT_BIASES, MAX_TOP_LOGPROBS, Envelope
@@ -55,13 +56,13 @@ class SpecConverter:
             InvalidFields: Fields are out of range, missing, unknown or not supported; all of them are told.
         """
         self._checker.only_known(self._spec, self._path)
-        self._refuse_unsupported()
         prompt = self._prompt.of_spec(self._spec)
         sampling = self._sampling()
         stop = self._stop()
         resume = self._resume(stop)
         top_logprobs = self._top_logprobs()
         constraint = self._constraint()
+        adapter = self._adapter()
         priority = self._priority()
         self._checker.raise_if_any()
         return GenerationRequest(
@@ -73,12 +74,16 @@ class SpecConverter:
             top_logprobs=top_logprobs,
             reasoning_budget_tokens=self._budget_tokens(),
             constraint=constraint,
+            adapter=adapter,
         )
 
-    def _refuse_unsupported(self) -> None:
-        spec, path = self._spec, self._path
-        if spec.adapter:
-            self._checker.unsupported(f"{path}.adapter", "the model has no adapters capability")
+    def _adapter(self) -> str:
+        adapter, field = self._spec.adapter, f"{self._path}.adapter"
+        if adapter and not self._card.adapters:
+            self._checker.unsupported(field, "the model has no adapters capability")
+        elif adapter and not ADAPTER_ID.fullmatch(adapter):
+            self._checker.refuse(field, ADAPTER_ID_RULE)
+        return adapter
 
     def _constraint(self) -> Constraint | None:
         spec, path, check = self._spec, self._path, self._checker

@@ -69,6 +69,17 @@ def _model_not_found(error: rpc.ModelNotFound) -> _Fault:
     return _Fault(grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND", "no such model is served", metadata=metadata)
 
 
+def _adapter_not_found(error: engine.AdapterNotFound) -> _Fault:
+    message = "the model has no such adapter"
+    return _Fault(grpc.StatusCode.NOT_FOUND, "ADAPTER_NOT_FOUND", message, metadata={"adapter": error.adapter_id})
+
+
+def _adapter_unusable(error: engine.AdapterUnusable) -> _Fault:
+    message = f"the adapter cannot be applied: {error.description}"
+    metadata = {"adapter": error.adapter_id}
+    return _Fault(grpc.StatusCode.FAILED_PRECONDITION, "ADAPTER_UNUSABLE", message, metadata=metadata)
+
+
 def _message_too_large(error: rpc.MessageTooLarge) -> _Fault:
     return _Fault(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -135,6 +146,8 @@ _TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
     rpc.Draining: _retryable(_Code.UNAVAILABLE, "DRAINING", "this server is draining"),
     engine.ContextLengthExceeded: _invalid_request(rpc.FieldReason.CONTEXT_LENGTH),
     engine.InvalidRequest: _invalid_request(rpc.FieldReason.INVALID),
+    engine.AdapterNotFound: _adapter_not_found,
+    engine.AdapterUnusable: _adapter_unusable,
     engine.CapacityExceeded: _capacity,
     engine.QueueFull: _retryable(
         _Code.RESOURCE_EXHAUSTED, "OVERLOADED", "the model's waiting queue has no place for this call"

@@ -143,6 +143,7 @@ class GenerationRequest:
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
         constraint: What the answer must match, thinking aside; None = anything.
+        adapter: As of `qwire.engine.request.TokenRequest`.
     """
 
     prompt: Prompt
@@ -153,3 +154,4 @@ class GenerationRequest:
     top_logprobs: int | None = None
     reasoning_budget_tokens: int | None = None
     constraint: Constraint | None = None
+    adapter: str = ""

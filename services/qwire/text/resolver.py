@@ -81,6 +81,7 @@ class RequestResolver:
             resumed,
             request.top_logprobs,
             request.constraint,
+            request.adapter,
         )
 
     def _stop(self, options: StopOptions, prompt_tokens: int) -> StopParams:

@@ -26,12 +26,14 @@ def test_generate_ends_with_one_newline(run: Run) -> None:
 
 
 def test_every_option_reaches_the_request(run: Run) -> None:
-    options = "--model m --system s --max-tokens 9 --temperature 0 --top-p 0.5 --top-k 3 --seed 7 --stop a --stop b"
+    options = "--model m --adapter a --system s --max-tokens 9 --temperature 0 --top-p 0.5 --top-k 3 --seed 7"
+    options += " --stop a --stop b"
     with FakeServer(models=["m"]) as server:
         result = run("generate", "hi", *options.split(), "--timeout", "50", "--server", server.target)
         spec, remaining_s = spec_of(server), server.calls[0].time_remaining_s
     assert result.exit_code == 0
-    assert (spec.model, [message.text for message in spec.chat.messages]) == ("m", ["s", "hi"])
+    assert (spec.model, spec.adapter) == ("m", "a")
+    assert [message.text for message in spec.chat.messages] == ["s", "hi"]
     assert spec.sampling.HasField("temperature")
     assert (spec.sampling.temperature, spec.sampling.top_p, spec.sampling.top_k, spec.sampling.seed) == (0, 0.5, 3, 7)
     assert (spec.stop.max_output_tokens, list(spec.stop.stop_strings)) == (9, ["a", "b"])

@@ -10,6 +10,8 @@ import grpc
 import pytest
 
 from qwire.client import (
+    AdapterNotFound,
+    AdapterUnusable,
     AsyncClient,
     Cancelled,
     Client,
@@ -40,6 +42,9 @@ _ONCE = ClientOptions(retry=None)
         (_Code.INVALID_ARGUMENT, "CONTEXT_LENGTH", None, ContextLengthExceeded),
         (_Code.INVALID_ARGUMENT, "UNSUPPORTED", None, Unsupported),
         (_Code.NOT_FOUND, "MODEL_NOT_FOUND", None, ModelNotFound),
+        (_Code.NOT_FOUND, "ADAPTER_NOT_FOUND", None, AdapterNotFound),
+        (_Code.FAILED_PRECONDITION, "ADAPTER_UNUSABLE", None, AdapterUnusable),
+        (_Code.FAILED_PRECONDITION, "ANYTHING", None, ServerError),
         (_Code.RESOURCE_EXHAUSTED, "OVERLOADED", 1.5, Overloaded),
         (_Code.RESOURCE_EXHAUSTED, "CAPACITY", None, LimitExceeded),
         (_Code.RESOURCE_EXHAUSTED, "MESSAGE_TOO_LARGE", None, LimitExceeded),

@@ -51,6 +51,9 @@ def test_exported_names() -> None:
     assert sorted(qwire.client.__all__) == sorted(
         [
             "DEFAULT_TARGET",
+            "Adapter",
+            "AdapterNotFound",
+            "AdapterUnusable",
             "AsyncBatchStream",
             "AsyncClient",
             "AsyncGenerationStream",

@@ -78,6 +78,7 @@ def test_unset_is_unset_and_zero_is_zero() -> None:
 def test_every_option_reaches_its_field() -> None:
     options = GenerationOptions(
         model="m",
+        adapter="a",
         temperature=0.5,
         top_k=1,
         top_p=0.25,
@@ -96,11 +97,11 @@ def test_every_option_reaches_its_field() -> None:
         top_logprobs=5,
     )
     spec = generation_spec("hi", options)
-    assert spec.model == "m"
+    assert (spec.model, spec.adapter) == ("m", "a")
     sent = {field.name: value for part in (spec.sampling, spec.stop, spec.output) for field, value in part.ListFields()}
     sent |= {name: tuple(sent[name]) for name in ("stop_strings", "stop_token_ids")}
     sent["logit_bias"] = {one.token_id: one.bias for one in spec.sampling.logit_bias}
-    assert sent == {name: value for name, value in options.items() if name != "model"}
+    assert sent == {name: value for name, value in options.items() if name not in ("model", "adapter")}
     elsewhere = {"system", "priority", "tools", "reasoning", "reasoning_budget_tokens"}
     elsewhere |= {"json_schema", "json_object", "regex", "choices", "grammar"}
     assert set(options) | elsewhere == set(GenerationOptions.__annotations__)

@@ -25,6 +25,7 @@ _WAYS: dict[str, Callable[[Any], Any]] = {
     "StreamBatchGenerate": lambda client: client.stream_batch(["hi"]),
     "ListModels": lambda client: client.models(),
     "GetModel": lambda client: client.model("fake"),
+    "ListAdapters": lambda client: client.adapters(),
     "GetServingState": lambda client: client.health(),
     "WatchServingState": lambda client: client.watch_health(),
     "ProbeModel": lambda client: client.probe(),
@@ -74,6 +75,7 @@ def test_both_clients_have_the_same_methods_and_parameters() -> None:
 
     assert methods(Client) == methods(AsyncClient)
     assert set(methods(Client)) == {
+        "adapters",
         "batch",
         "cancel",
         "close",

@@ -29,6 +29,7 @@ class FakeServer:
         answers: Instead of `reply`: what the first, second, ... generation answers; the last one holds from there on.
             Each batch item is a generation.
         models: Ids of the models that it pretends to serve.
+        adapters: Ids of the adapters that each of them pretends to have; the answers are the same with every adapter.
         failures: By RPC name: the first calls of that RPC fail, one with each; None lets one pass. `itertools.repeat`
             fails all of them.
         port: Where to listen. 0 = any free port.
@@ -41,11 +42,12 @@ class FakeServer:
         *,
         answers: Sequence[Answer] = (),
         models: Sequence[str] = ("fake",),
+        adapters: Sequence[str] = (),
         failures: Mapping[str, Iterable[Failure | None]] | None = None,
         port: int = 0,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:
-        self._state = ServerState(answers or [Answer(text=reply)], models, failures or {})
+        self._state = ServerState(answers or [Answer(text=reply)], models, failures or {}, adapters)
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
         add_GenerateServiceServicer_to_server(FakeGenerate(self._state), self._server)
         add_BatchServiceServicer_to_server(FakeBatch(self._state), self._server)

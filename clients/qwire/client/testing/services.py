@@ -125,14 +125,25 @@ class FakeModels(ModelServiceServicer):
     ) -> model_pb2.ListModelsResponse:
         """List them, ordered by id."""
         self._state.enter("ListModels", request, context)
-        return model_pb2.ListModelsResponse(models=[_model(name) for name in sorted(self._state.models)])
+        return model_pb2.ListModelsResponse(models=[_model(name, self._state) for name in sorted(self._state.models)])
 
     def GetModel(  # noqa: N802 - the RPC's name
         self, request: model_pb2.GetModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.GetModelResponse:
         """Describe one."""
         self._state.enter("GetModel", request, context)
-        return model_pb2.GetModelResponse(model=_model(_require_model(self._state, request.model, context)))
+        return model_pb2.GetModelResponse(
+            model=_model(_require_model(self._state, request.model, context), self._state)
+        )
+
+    def ListAdapters(  # noqa: N802 - the RPC's name
+        self, request: model_pb2.ListAdaptersRequest, context: grpc.ServicerContext
+    ) -> model_pb2.ListAdaptersResponse:
+        """List those of the script, the same for every model."""
+        self._state.enter("ListAdapters", request, context)
+        _require_model(self._state, request.model, context)
+        adapters = [model_pb2.Adapter(id=name, rank=16) for name in sorted(self._state.adapters)]
+        return model_pb2.ListAdaptersResponse(adapters=adapters)
 
 
 class FakeHealth(HealthServiceServicer):
@@ -181,7 +192,7 @@ class FakeHealth(HealthServiceServicer):
         return health_pb2.ProbeModelResponse(model=model, token_id=END_OF_TURN_TOKEN_ID, response_time=response_time)
 
 
-def _model(name: str) -> model_pb2.Model:
+def _model(name: str, state: ServerState) -> model_pb2.Model:
     return model_pb2.Model(
         id=name,
         revision="fake",
@@ -191,7 +202,7 @@ def _model(name: str) -> model_pb2.Model:
         limits=model_pb2.ModelLimits(
             context_tokens=_CONTEXT_TOKENS, max_output_tokens=_CONTEXT_TOKENS - 1, default_max_output_tokens=512
         ),
-        capabilities=model_pb2.ModelCapabilities(chat=True, logprobs=True),
+        capabilities=model_pb2.ModelCapabilities(chat=True, adapters=bool(state.adapters), logprobs=True),
         quantization=model_pb2.Quantization(
             method=model_pb2.QUANTIZATION_METHOD_INT8, bits=8, compute_dtype="float32", source_format="Q4_K_M"
         ),

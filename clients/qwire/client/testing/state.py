@@ -52,8 +52,10 @@ class ServerState:
         answers: Sequence[Answer],
         models: Sequence[str],
         failures: Mapping[str, Iterable[Failure | None]],
+        adapters: Sequence[str] = (),
     ) -> None:
         self.models = tuple(models)
+        self.adapters = tuple(adapters)
         self.calls: list[RecordedCall] = []
         self.hung_up = threading.Semaphore(0)
         self.serving_state = ServingState.READY

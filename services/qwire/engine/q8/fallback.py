@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, rms_norm, silu
+from torch.nn.functional import linear, pad
 
-from qwire.engine.arithmetic import HeadNorms, Norm
+from qwire.engine.arithmetic import HeadNorms, Norm, gated
 from qwire.engine.exact import ExactRouter, rotate
 from qwire.engine.q8.kernel import GROUP
 
@@ -59,7 +59,7 @@ class FallbackMatrix:
     def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """See `Matrix.of`."""
         if norm is not None:
-            x = rms_norm(x, norm.weight.shape, norm.weight, norm.epsilon)
+            x = norm.of(x)
         weight = (self.values.float() * self.scales.float()[..., None]).flatten(1)[:, : self.columns]
         return linear(x, weight, self.bias)
 
@@ -69,5 +69,4 @@ class FallbackMatrix:
 
     def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
         """See `Matrix.add_gated_to`."""
-        gate, up = gate_up.chunk(2, dim=-1)
-        residual += self.of(silu(gate) * up)
+        residual += self.of(gated(gate_up))

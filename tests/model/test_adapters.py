@@ -1,0 +1,255 @@
+"""Output with adapters, in batches that mix them, against peft."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BitsAndBytesConfig
+
+from qwire.engine.local import LocalEngine
+from qwire.engine.q8.fallback import FallbackArithmetic
+from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
+from tests.support.log_lines import collected_log_lines
+from tests.support.peft_adapter import ALL, base_model, greedy, with_adapter, write_adapter
+
+pytestmark = pytest.mark.model
+
+StartEngine = Callable[..., Awaitable[LocalEngine]]
+OUTPUT_TOKENS = 12
+LENGTHS = [1, 2, 5, 16, 31, 64, 130]
+
+
+def prompts() -> list[tuple[int, ...]]:
+    random_source = random.Random(8)  # noqa: S311 - the same prompts each time
+    return [tuple(random_source.randrange(4, 1000) for _ in range(length)) for length in LENGTHS]
+
+
+def asking(prompt: tuple[int, ...], adapter: str = "", name: str = "", **options: Any) -> TokenRequest:
+    envelope = Envelope(name or f"{adapter}-{hash(prompt)}")
+    return TokenRequest(prompt, envelope, StopParams(OUTPUT_TOKENS, ignore_eos=True), adapter=adapter, **options)
+
+
+async def output_of(engine: LocalEngine, request: TokenRequest) -> list[int]:
+    return [token_id async for chunk in engine.generate(request) for token_id in chunk.token_ids]
+
+
+async def outputs_of(engine: LocalEngine, requests: list[TokenRequest]) -> list[list[int]]:
+    return list(await asyncio.gather(*(output_of(engine, request) for request in requests)))
+
+
+@pytest.fixture
+def adapters(tmp_path: Path) -> Path:
+    """The folder of adapters."""
+    return tmp_path
+
+
+@pytest.fixture
+def two_adapters(tiny_model: Path, adapters: Path) -> Path:
+    """Two adapters of all layers and different ranks."""
+    write_adapter(tiny_model, adapters / "one", 1)
+    write_adapter(tiny_model, adapters / "two", 2, r=7, use_rslora=True, lora_alpha=3)
+    return adapters
+
+
+@pytest.mark.parametrize("max_step_tokens", [16, 256])
+async def test_a_batch_of_base_and_adapters_is_that_of_peft(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine, max_step_tokens: int
+):
+    models = {"": base_model(tiny_model)}
+    models |= {name: with_adapter(tiny_model, two_adapters / name) for name in ("one", "two")}
+    engine = await start_engine(tiny_model, adapters_dir=two_adapters, max_step_tokens=max_step_tokens)
+    requests = [asking(prompt, name) for prompt in prompts() for name in models]
+    random.Random(max_step_tokens).shuffle(requests)  # noqa: S311 - any order will do
+    outputs = await outputs_of(engine, requests)
+    for request, output in zip(requests, outputs, strict=True):
+        assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
+    assert len({tuple(output) for output in outputs}) == len(requests), "every adapter changes every answer"
+
+
+@pytest.mark.parametrize("module", [*ALL, "self_attn.v_proj"])
+async def test_each_module_alone_is_that_of_peft(
+    tiny_model: Path, adapters: Path, start_engine: StartEngine, module: str
+):
+    write_adapter(tiny_model, adapters / "a", 3, target_modules=[module], lora_alpha=16)
+    model = with_adapter(tiny_model, adapters / "a")
+    engine = await start_engine(tiny_model, adapters_dir=adapters)
+    for prompt in prompts()[-2:]:
+        output = await output_of(engine, asking(prompt, "a"))
+        assert output == greedy(model, prompt, OUTPUT_TOKENS)
+        assert output != await output_of(engine, asking(prompt))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target_modules": ["q_proj", "v_proj", "up_proj"]},
+        {"target_modules": r".*\.(k_proj|gate_proj)"},
+        {"target_modules": "all-linear"},
+        {"layers_to_transform": [1]},
+        {"exclude_modules": ["o_proj"]},
+        {"rank_pattern": {"k_proj": 9, "layers.1.mlp.up_proj": 2}, "alpha_pattern": {"down_proj": 32}},
+        {"rank_pattern": {"k_proj": 9}, "alpha_pattern": {"k_proj": 32}, "use_rslora": True},
+    ],
+)
+async def test_a_choice_of_layers_ranks_and_scales_is_that_of_peft(
+    tiny_qwen3: Path, adapters: Path, start_engine: StartEngine, options: dict[str, Any]
+):
+    write_adapter(tiny_qwen3, adapters / "a", 4, **options)
+    model = with_adapter(tiny_qwen3, adapters / "a")
+    engine = await start_engine(tiny_qwen3, adapters_dir=adapters)
+    for prompt in prompts()[-2:]:
+        output = await output_of(engine, asking(prompt, "a"))
+        assert output == greedy(model, prompt, OUTPUT_TOKENS)
+        assert output != await output_of(engine, asking(prompt))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+async def test_an_adapter_in_half_precision_is_applied_in_float32(
+    tiny_qwen2: Path, adapters: Path, start_engine: StartEngine, dtype: torch.dtype
+):
+    from safetensors.torch import load_file, save_file  # noqa: PLC0415 - one test's
+
+    weights = write_adapter(tiny_qwen2, adapters / "a", 5) / "adapter_model.safetensors"
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
+    model = with_adapter(tiny_qwen2, adapters / "a")
+    engine = await start_engine(tiny_qwen2, adapters_dir=adapters)
+    prompt = prompts()[-1]
+    assert await output_of(engine, asking(prompt, "a")) == greedy(model, prompt, OUTPUT_TOKENS)
+
+
+async def test_with_8_bit_weights_it_is_that_of_peft_with_the_same_weights(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine, tmp_path_factory: pytest.TempPathFactory
+):
+    models = {name: with_adapter(tiny_model, two_adapters / name) for name in ("one", "two")}
+    for model in models.values():
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.dim() == 2 and "lora" not in name:
+                    packed = FallbackArithmetic().pack(parameter.detach())
+                    parameter.copy_(packed.rows_of(torch.arange(parameter.shape[0])))
+    kernels = tmp_path_factory.getbasetemp() / "q8-kernels"
+    engine = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels, adapters_dir=two_adapters)
+    requests = [asking(prompt, name) for prompt in prompts() for name in models]
+    outputs = await outputs_of(engine, requests)
+    for request, output in zip(requests, outputs, strict=True):
+        assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
+
+
+async def test_a_model_of_transformers_applies_them_too(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine
+):
+    options = {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")}
+    models = {"": base_model(tiny_model, **options)}
+    models |= {name: with_adapter(tiny_model, two_adapters / name, **options) for name in ("one", "two")}
+    engine = await start_engine(tiny_model, quantization="nf4", double_quantization=False, adapters_dir=two_adapters)
+    requests = [asking(prompt, name) for prompt in prompts()[2:5] for name in models]
+    outputs = await outputs_of(engine, requests)
+    for request, output in zip(requests, outputs, strict=True):
+        assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
+    assert len({tuple(output) for output in outputs}) == len(requests)
+
+
+async def test_rows_without_an_adapter_are_the_same_bit_by_bit(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine
+):
+    async def logprobs_of(engine: LocalEngine, request: TokenRequest) -> list[Any]:
+        return [one async for chunk in engine.generate(request) for one in chunk.logprobs]
+
+    engine = await start_engine(tiny_model, adapters_dir=two_adapters, prefix_reuse=False)
+    chosen = prompts()[3:6]
+
+    async def with_mates(adapters: tuple[str, ...]) -> list[list[Any]]:
+        plain = [asking(prompt, name=f"plain-{prompt[0]}", top_logprobs=5) for prompt in chosen]
+        mates = [asking(prompt, name, f"mate-{prompt[0]}") for prompt, name in zip(chosen, adapters, strict=True)]
+        results = await asyncio.gather(
+            *(logprobs_of(engine, one) for one in plain), *(output_of(engine, one) for one in mates)
+        )
+        return results[: len(plain)]
+
+    assert await with_mates(("one", "two", "one")) == await with_mates(("", "", ""))
+
+
+async def test_sampled_output_is_the_same_alone_batched_and_resumed(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine
+):
+    engine = await start_engine(tiny_model, adapters_dir=two_adapters, max_step_tokens=48)
+    requests = [
+        asking(prompt, name, sampling=SamplingParams(temperature=10.0, seed=len(prompt)))
+        for prompt in prompts()
+        for name in ("", "one", "two")
+    ]
+    alone = [await output_of(engine, request) for request in requests]
+    assert await outputs_of(engine, requests) == alone
+    for request, output in zip(requests, alone, strict=True):
+        resumed = asking(
+            request.prompt_token_ids, request.adapter, sampling=request.sampling, output_token_ids=tuple(output[:5])
+        )
+        assert await output_of(engine, resumed) == output[5:]
+
+
+async def test_a_prefix_is_reused_within_an_adapter_only(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine
+):
+    async def answer(adapter: str, name: str) -> tuple[list[int], int]:
+        token_ids, cached = list[int](), 0
+        async for chunk in engine.generate(asking(prompt, adapter, name)):
+            token_ids += chunk.token_ids
+            cached = chunk.finish.cached_prompt_tokens if chunk.finish else cached
+        return token_ids, cached
+
+    engine = await start_engine(tiny_model, adapters_dir=two_adapters)
+    prompt = prompts()[-1]
+    first = {name: await answer(name, f"first {name}") for name in ("", "one", "two")}
+    assert {cached for _, cached in first.values()} == {0}
+    for name, (output, _) in first.items():
+        assert await answer(name, f"again {name}") == (output, 128)
+
+
+async def test_a_preempted_generation_goes_on_with_its_adapter(
+    tiny_model: Path, two_adapters: Path, start_engine: StartEngine
+):
+    roomy = await start_engine(tiny_model, adapters_dir=two_adapters)
+    tight = await start_engine(tiny_model, adapters_dir=two_adapters, kv_capacity_tokens=112, page_tokens=4)
+    stop = StopParams(60, ignore_eos=True)
+    requests = [
+        TokenRequest(prompts()[3], Envelope(f"{name}{index}"), stop, adapter=name)
+        for index in range(2)
+        for name in ("", "one", "two")
+    ]
+    expected = await outputs_of(roomy, requests)
+    with collected_log_lines() as lines:
+        assert await outputs_of(tight, requests) == expected
+    preempted = {str(line["request_id"]) for line in lines.of("generation_preempted")}
+    assert any(name.startswith(("one", "two")) for name in preempted)
+
+
+async def test_files_that_change_are_another_adapter(tiny_qwen2: Path, adapters: Path, start_engine: StartEngine):
+    write_adapter(tiny_qwen2, adapters / "a", 6)
+    engine = await start_engine(tiny_qwen2, adapters_dir=adapters)
+    prompt = prompts()[-1]
+    before = await output_of(engine, asking(prompt, "a"))
+    old = with_adapter(tiny_qwen2, adapters / "a")
+    running = engine.generate(asking(prompt, "a", "running"))
+    token_ids = list((await anext(running)).token_ids)
+
+    write_adapter(tiny_qwen2, adapters / "a", 7)
+    after = await output_of(engine, asking(prompt, "a"))
+    assert before == greedy(old, prompt, OUTPUT_TOKENS)
+    assert after == greedy(with_adapter(tiny_qwen2, adapters / "a"), prompt, OUTPUT_TOKENS)
+    assert after != before
+    async for chunk in running:
+        token_ids += chunk.token_ids
+    assert token_ids == before, "a generation keeps the adapter that it began with"
+
+    config = adapters / "a" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "lora_alpha": 1}))
+    scaled = await output_of(engine, asking(prompt, "a"))
+    assert scaled == greedy(with_adapter(tiny_qwen2, adapters / "a"), prompt, OUTPUT_TOKENS)
+    assert scaled != after
