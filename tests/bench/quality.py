@@ -29,6 +29,7 @@ from torch import Tensor
 from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.models.checkpoint import Checkpoint
 from qwire.models.quality import GATE_KL, Measurement, nested, record
 from qwire.models.store import ModelStore
@@ -165,7 +166,9 @@ def main() -> None:
         print(table(results), flush=True)
     positions = sum(map(len, documents))
     if arguments.write:
-        _write(checkpoint.model_id, positions, table(results))
+        # The document is about the default model; the record is about all.
+        if checkpoint.model_id == DEFAULT_MODEL_ID:
+            _write(checkpoint.model_id, positions, table(results))
         record(_measurements(checkpoint, arguments.device, positions, results))
 
 
@@ -197,7 +200,7 @@ def _write(model_id: str, positions: int, rows: str) -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="qwen2.5-coder-0.5b-instruct", help="catalogue id, folder or hub name")
+    parser.add_argument("--model", default=DEFAULT_MODEL_ID, help="catalogue id, folder or hub name")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--modes", nargs="*", default=["q8", "int8", "nf4", "fp4"])
     parser.add_argument("--positions", type=int, default=256, help="tokens of each text")

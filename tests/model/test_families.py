@@ -91,6 +91,14 @@ async def test_output_is_that_of_generate(
     assert await outputs(engine) == reference(folder)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+async def test_output_from_pages_that_are_kept_is_the_same(
+    families: Callable[[str], Path], start_engine: StartEngine, name: str
+) -> None:
+    engine = await start_engine(families(name), page_tokens=8, max_step_tokens=64)
+    assert await outputs(engine) == await outputs(engine) == reference(families(name))
+
+
 @pytest.mark.parametrize("max_step_tokens", [16, 512])
 @pytest.mark.parametrize("name", FAMILIES)
 async def test_output_of_the_decoder_for_gpus_is_that_of_generate(
