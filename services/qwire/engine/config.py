@@ -18,8 +18,9 @@ class EngineConfig:
         threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
         quantization: `none`; on CPUs `q8`, 8 bits in groups of 32; or bitsandbytes' `int8`, `nf4` or `fp4`, which are
             slow on a CPU. On CPUs `none` and `q8` are computed by a kernel that is compiled on this machine, and by
-            torch, slower, where there is no compiler. `auto` = `q8` on a CPU with a compiler, else `none`. With `int8` the columns kept in higher precision are chosen per step, so that what else runs can
-            move an output by less than the quantization itself does.
+            torch, slower, where there is no compiler. `auto` = `q8` on a CPU with a compiler, else `none`. With `int8`
+            the columns kept in higher precision are chosen per step, so that what else runs can move an output by less
+            than the quantization itself does.
         double_quantization: Whether the scales of 4-bit weights are quantized as well; no effect on other weights.
         compute_dtype: Type of the matrix products: `float32`, `bfloat16`, `float16`; `auto` = float32 on a CPU, and
             on CUDA bfloat16 where the device has it, else float16. A CPU computes in float32 only.
