@@ -4,12 +4,13 @@ On a CPU: float32 against transformers' continuous batching, vLLM and transforme
 GenAI in 8 bits and llama.cpp on the published 4-bit file. Every side is a process of its own; peers that need an
 environment of their own are installed under `build/` at first use. Every round runs every side of a group once, in an
 order that turns, with prompts of its own; a ratio is of one round. Random weights of a known shape need no network, no
-tokenizer and no Ray; all sides of one such run share the accelerator.
+tokenizer and no Ray. All sides of a run share the accelerator: of the 7B shape one of `none`, `int8` and `nf4` fits
+into 80 GB beside the two peers, so there it is a run for each.
 
     make bench-engine                                                   # everything; writes nothing into docs
     make bench-engine ARGS="--write"                                    # and docs/benchmarks-engine.md with its plots
     make bench-engine ARGS="--groups q8 --streams 1,8 --rounds 9"
-    make bench-engine ARGS="--device cuda --random qwen2.5-7b --write docs/benchmarks-gpu.md"
+    make bench-engine ARGS="--device cuda --random qwen2.5-7b --sides none,continuous-batching,generate"
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--arrivals", type=int, default=24, help="requests of the Poisson run; 0 = none")
     parser.add_argument("--rate", type=float, help="of them a second; default: half of what the first side can answer")
     parser.add_argument("--sharing", type=int, default=4, help="requests that share 1,000 tokens; 0 = none")
-    parser.add_argument("--few-rounds", type=int, default=3, help="of these two runs")
+    parser.add_argument("--few-rounds", type=int, default=2, help="of these two runs")
     parser.add_argument("--seed", type=int, default=1, help="of prompts and arrivals")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--random", choices=SHAPES, help="random weights of this shape")
@@ -131,7 +132,10 @@ def _parse() -> argparse.Namespace:
     parser.add_argument(
         "--write", type=Path, nargs="?", const=PAGE, metavar="PAGE", help=f"write a page and its plots; default {PAGE}"
     )
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.tokens < 2:
+        parser.error("--tokens must be at least 2: times between tokens are measured")
+    return arguments
 
 
 if __name__ == "__main__":
