@@ -3,12 +3,14 @@
 On a CPU: float32 against transformers' continuous batching, vLLM and transformers' `generate`; `q8` against OpenVINO
 GenAI in 8 bits and llama.cpp on the published 4-bit file. Every side is a process of its own; peers that need an
 environment of their own are installed under `build/` at first use. Every round runs every side of a group once, in an
-order that turns, with prompts of its own; a ratio is of one round.
+order that turns, with prompts of its own; a ratio is of one round. Random weights of a known shape need no network, no
+tokenizer and no Ray. All sides of a run share the accelerator: of the 7B shape one of `none`, `int8` and `nf4` fits
+into 80 GB beside the two peers, so there it is a run for each.
 
     make bench-engine                                                   # everything; writes nothing into docs
     make bench-engine ARGS="--write"                                    # and docs/benchmarks-engine.md with its plots
     make bench-engine ARGS="--groups q8 --streams 1,8 --rounds 9"
-    make bench-engine ARGS="--device cuda --random qwen2.5-7b"          # random weights: no network, no tokenizer
+    make bench-engine ARGS="--device cuda --random qwen2.5-7b --sides none,continuous-batching,generate"
 """
 
 from __future__ import annotations
@@ -54,8 +56,9 @@ def main() -> None:
     if arguments.write:
         from tests.bench.engine.plots import plot  # noqa: PLC0415 - only who writes needs matplotlib
 
-        plots = [str(path.relative_to(PAGE.parent)) for path in plot(results, PAGE.parent / "images")]
-        PAGE.write_text(_PREAMBLE + report(results, plots), encoding="utf-8")
+        folder = arguments.write.parent
+        plots = [str(path.relative_to(folder)) for path in plot(results, folder / "images")]
+        arguments.write.write_text(_PREAMBLE + report(results, plots), encoding="utf-8")
     print(report(results, []))
 
 
@@ -121,13 +124,18 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--arrivals", type=int, default=24, help="requests of the Poisson run; 0 = none")
     parser.add_argument("--rate", type=float, help="of them a second; default: half of what the first side can answer")
     parser.add_argument("--sharing", type=int, default=4, help="requests that share 1,000 tokens; 0 = none")
-    parser.add_argument("--few-rounds", type=int, default=3, help="of these two runs")
+    parser.add_argument("--few-rounds", type=int, default=2, help="of these two runs")
     parser.add_argument("--seed", type=int, default=1, help="of prompts and arrivals")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--random", choices=SHAPES, help="random weights of this shape")
     parser.add_argument("--from-file", type=Path, help="report what an earlier run kept, and measure nothing")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE} and its plots")
-    return parser.parse_args()
+    parser.add_argument(
+        "--write", type=Path, nargs="?", const=PAGE, metavar="PAGE", help=f"write a page and its plots; default {PAGE}"
+    )
+    arguments = parser.parse_args()
+    if arguments.tokens < 2:
+        parser.error("--tokens must be at least 2: times between tokens are measured")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ def plot(results: Results, folder: Path) -> list[Path]:
             _line(ttft, at, [one.ttft_mean_s for one in own], side)
         speed.set(xlabel="requests at once", ylabel="tokens/s", ylim=(0, None))
         ttft.set(xlabel="requests at once", ylabel="mean time to first token, s", yscale="log")
+        for axes in (speed, ttft):
+            axes.set_xticks([int(one) for one in streams])
         speed.legend()
         figure.tight_layout()
         drawn.append(folder / f"engine-{group[0]}.svg")

@@ -10,8 +10,9 @@ _MB = 1e6
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return a line for each bound."""
-    return [*(bound.judge(results) for bound in BOUNDS), judge_memory(results)]
+    """Return a line for each bound of the sides that ran."""
+    lines = [bound.judge(results) for bound in BOUNDS if bound.side in results.measured]
+    return [*lines, judge_memory(results)] if lines else []
 
 
 def report(results: Results, plots: list[str]) -> str:
@@ -24,7 +25,8 @@ def report(results: Results, plots: list[str]) -> str:
     parts = [f"{results.title}\n"]
     parts += [f"{note}\n" for note in results.notes]
     parts += [f"`{side}` is missing: {reason}\n" for side, reason in results.missing.items()]
-    parts += ["## What must hold\n", "\n".join(f"- {line}" for line in verdicts(results)) + "\n"]
+    if lines := verdicts(results):
+        parts += ["## What must hold\n", "\n".join(f"- {line}" for line in lines) + "\n"]
     for group in results.groups:
         if any(results.measured.get(side) for side in group):
             parts += [f"## Against {group[0]}\n", _speeds(results, group), _latencies(results, group)]

@@ -86,10 +86,17 @@ def test_the_page_tells_what_is_missing_and_what_was_not_measured() -> None:
     made_up.drop("vllm", "it did not install")
     page = report(made_up, ["images/a.svg"])
     assert "`vllm` is missing: it did not install" in page
-    assert len(verdicts(made_up)) == len(BOUNDS) + 1
+    assert len(verdicts(made_up)) == sum(bound.side == "float32" for bound in BOUNDS) + 1
     assert all(line.startswith("NOT MEASURED") for line in verdicts(made_up))
     assert "| 8 | float32 | 20.0 (20.0-20.0) | 1.00 (1.00-1.00) |" in page
     assert "![images/a.svg](images/a.svg)" in page
+
+
+def test_bounds_of_sides_that_did_not_run_are_not_listed() -> None:
+    made_up = Results("a machine", groups=[["none", "int8"]])
+    made_up.add("none", "1", made(1))
+    assert verdicts(made_up) == []
+    assert "What must hold" not in report(made_up, [])
 
 
 def test_results_survive_a_file(tmp_path: Path) -> None:
