@@ -51,14 +51,20 @@ class Model(FakeEngine):
     """Says an output until its thinking is ended for it, then an answer; in groups of tokens of these sizes."""
 
     def __init__(
-        self, card: ModelCard, output: Sequence[int], *, answer: Sequence[int] = (), sizes: Sequence[int] = (1,)
+        self,
+        card: ModelCard,
+        output: Sequence[int],
+        *,
+        answer: Sequence[int] = (),
+        sizes: Sequence[int] = (1,),
+        step_s: float = 0.0,
     ) -> None:
         def script(request: TokenRequest) -> Sequence[int]:
             existing = request.output_token_ids
             said_it_all = existing == tuple(output[: len(existing)])
             return output if said_it_all else [*existing[: len(existing) - self._answered(existing, answer)], *answer]
 
-        super().__init__(script, card=card)
+        super().__init__(script, card=card, step_s=step_s)
         self._group_sizes = sizes
 
     def _answered(self, existing: Sequence[int], answer: Sequence[int]) -> int:
@@ -244,7 +250,7 @@ async def test_a_spent_budget_makes_the_model_answer(
     assert len(calls_of(events)) == 1
     first, second = engine.requests
     assert second == replace(first, envelope=second.envelope, output_token_ids=(*thoughts, *forced))
-    assert second.envelope == replace(first.envelope, request_id=second.envelope.request_id)
+    assert second.envelope == replace(first.envelope, request_id=second.envelope.request_id, admitted=True)
     finished = finished_of(events)
     assert finished.reason is EndReason.TOOL_CALLS
     assert finished.output_tokens == len(thoughts) + len(forced) + len(reply)
@@ -334,7 +340,7 @@ async def test_a_generation_is_cancelled_by_its_id_in_thinking_and_after(
     thinker: TextProcessor, roomy: ModelCard, answer: list[int]
 ):
     for tokens in (2, 8):
-        engine = Model(roomy, answer, answer=answer)
+        engine = Model(roomy, answer, answer=answer, step_s=0.05)
         generator = Generator(thinker, engine, roomy)
         stream = generator.stream(GenerationRequest(ASK, Envelope("id"), reasoning_budget_tokens=4))
         seen = 0
@@ -346,6 +352,7 @@ async def test_a_generation_is_cancelled_by_its_id_in_thinking_and_after(
         assert len(engine.started) == (1 if tokens < 4 else 2)
         assert await generator.cancel("id")
         with pytest.raises(GenerationCancelled):
-            await anext(stream)
+            async for _ in stream:  # what came before it
+                pass
         assert engine.ended == engine.started
         assert not await generator.cancel("id")
