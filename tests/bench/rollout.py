@@ -96,6 +96,12 @@ async def text_of(target: str) -> str:
         return (await client.generate("same prompt", **OPTIONS)).text
 
 
+async def running(cluster: Cluster) -> int:
+    """How many replicas answer; one that dies does not."""
+    answers = cluster.replicas("tiny").broadcast("stats").results_async(timeout_s=10, return_exceptions=True)
+    return sum(not isinstance(answer, BaseException) for answer in await answers)
+
+
 async def on_ray(folders: tuple[Path, Path], texts: tuple[str, str], requests: int) -> list[tuple[int, int]]:
     """Replace the parts of an application."""
     config = app_config(
@@ -116,7 +122,7 @@ async def on_ray(folders: tuple[Path, Path], texts: tuple[str, str], requests: i
 
     async def replicas(enough: Callable[[int], bool]) -> None:
         async with asyncio.timeout(180):
-            while not enough(len(await first.stats("tiny"))):  # noqa: ASYNC110 - another process has no event
+            while not enough(await running(first)):  # noqa: ASYNC110 - of another process's state there is no event
                 await asyncio.sleep(0.3)
 
     async def grow_and_lose_one() -> None:
