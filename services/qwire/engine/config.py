@@ -7,6 +7,7 @@ from pathlib import Path
 
 QUANTIZATIONS = ("auto", "none", "q8", "int8", "nf4", "fp4")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+SPECULATIONS = ("none", "prompt-lookup", "draft-model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,15 @@ class EngineConfig:
         context_tokens: Tokens of prompt and output together; None = what the model was made for, which is also the
             upper bound.
         default_max_output_tokens: Output tokens of a request that does not say; below the context.
+        speculation: Whether further tokens of running generations are guessed and computed in the step of the next one:
+            `none`; `prompt-lookup`, by what followed the last tokens the last time they occurred; or `draft-model`, by
+            a smaller model, which the engine must be given. It changes time, and output by rounding only (with `q8` not
+            even so; with `int8`, see there, by as much as what else runs). It pays where guesses hold and few
+            generations run; guesses take what is left of `max_step_tokens`, never the place of a prompt. Tokens that a
+            constraint forces are computed ahead in any case.
+        draft_tokens: The most tokens guessed at once for one generation, at least 1. No effect on forced tokens.
+        lookup_least_tokens: Prompt lookup needs at least so many last tokens to have occurred before; at least 1.
+        lookup_most_tokens: It looks for so many first, then for fewer; at least `lookup_least_tokens`.
         kernel_dir: Where the compiled `q8` kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -58,6 +68,10 @@ class EngineConfig:
     prefix_reuse: bool = True
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
+    speculation: str = "none"
+    draft_tokens: int = 4
+    lookup_least_tokens: int = 2
+    lookup_most_tokens: int = 4
     kernel_dir: Path | None = None
 
     def __post_init__(self) -> None:
@@ -71,6 +85,10 @@ class EngineConfig:
         _check_least("page_tokens", self.page_tokens, 1)
         _check_least("context_tokens", self.context_tokens, 2)
         _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
+        _check_choice("speculation", self.speculation, SPECULATIONS)
+        _check_least("draft_tokens", self.draft_tokens, 1)
+        _check_least("lookup_least_tokens", self.lookup_least_tokens, 1)
+        _check_least("lookup_most_tokens", self.lookup_most_tokens, self.lookup_least_tokens)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

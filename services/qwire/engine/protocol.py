@@ -88,6 +88,8 @@ class EngineStats:
         memory_used_bytes: Memory in use, of the accelerator, or of the machine where there is none.
         memory_total_bytes: Memory in all, likewise.
         non_finite_weights: Weights that are NaN or infinite, counted once after loading.
+        drafted_tokens: Output tokens guessed since the start and computed ahead, those that constraints force included.
+        accepted_tokens: Those of them that were then drawn, so that they took no step of their own.
     """
 
     steps: int
@@ -103,6 +105,8 @@ class EngineStats:
     memory_used_bytes: int
     memory_total_bytes: int
     non_finite_weights: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine(Protocol):

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import torch
 
 from qwire.engine.chunk import Finish
+from qwire.engine.drafter import Drafter
 from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 from qwire.engine.runner import ModelRunner
 from qwire.engine.sampler import DrawnToken
-from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.step_plan import StepPlan
 from qwire.engine.throughput import DecodeRate
 from qwire.telemetry.logging import get_logger
 
@@ -45,17 +47,23 @@ class Load:
     waiting_tokens: int
     oldest_wait_s: float
     decode_tokens_per_s: float | None
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class StepLoop:
     """Runs steps in one thread as long as there is work. Every other method may be called from any thread.
 
-    The lock guards the scheduler. It is held to plan and to book a step, never while the model computes, so that
-    nobody waits for it longer than microseconds.
+    The lock guards the scheduler. It is held to plan and to book a step, never while a model computes, so that nobody
+    waits for it longer than microseconds.
+
+    A step is planned, drafted for, computed, and then drawn from and booked in rounds: the first one gives each
+    sequence its next token, and each one after it a further token to those whose draft foretold the last one.
 
     Args:
         runner: Computes the steps; only this thread uses it.
         scheduler: Plans them; only this object uses it.
+        drafter: Guesses further tokens; only this thread uses it.
         threads: CPU threads of one matrix product.
         max_waiting: Bound of the waiting queue.
         deliver: Called from the thread once a step, with all that the step brought.
@@ -66,6 +74,7 @@ class StepLoop:
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
+        drafter: Drafter,
         *,
         threads: int,
         max_waiting: int,
@@ -74,6 +83,7 @@ class StepLoop:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        self._drafter = drafter
         self._threads = threads
         self._max_waiting = max_waiting
         self._deliver = deliver
@@ -125,6 +135,8 @@ class StepLoop:
                 waiting_tokens=sum(sequence.limit_tokens for sequence in waiting),
                 oldest_wait_s=max(0, now_ns - oldest_ns) / 1e9,
                 decode_tokens_per_s=self._rate.tokens_per_s(time.monotonic()),
+                drafted_tokens=self._scheduler.drafted_tokens,
+                accepted_tokens=self._scheduler.accepted_tokens,
             )
 
     def close(self) -> None:
@@ -143,9 +155,7 @@ class StepLoop:
             while (plan := self._next_plan()) is not None:
                 for sequence in plan.preempted:
                     _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
-                began_s = time.monotonic()
-                drawn = self._runner.execute(plan)
-                self._book(plan, drawn, time.monotonic() - began_s)
+                self._step(plan)
         except Exception:
             # Whatever it was, the state of the model's memory is unknown now: everything ends, and health says so.
             _logger.exception("engine_died")
@@ -166,19 +176,41 @@ class StepLoop:
                 self._changed.wait()
         return None
 
-    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None], step_s: float) -> None:
+    def _step(self, plan: StepPlan) -> None:
+        began_s = time.monotonic()
+        decoding = [sequence for sequence in plan.sampled if sequence.first_token_unix_ns]
+        had_tokens = _output_tokens(decoding)
+        plan = self._with_drafts(plan)
+        drawn = self._runner.execute(plan)
+        holding, deliveries = self._book(plan, drawn)
+        while holding.scheduled:
+            drawn = self._runner.draw_behind(holding)
+            holding, more = self._book(holding, drawn)
+            deliveries += more
+        now_s = time.monotonic()
+        with self._changed:
+            self._steps += 1
+            if decoding:
+                self._rate.record(now_s, now_s - began_s, len(decoding), _output_tokens(decoding) - had_tokens)
+        if deliveries:
+            self._deliver(deliveries)
+
+    def _with_drafts(self, plan: StepPlan) -> StepPlan:
+        rooms = plan.draftable
+        drafts = self._drafter.draft(rooms) if rooms else {}
+        if not drafts:
+            return plan
+        with self._changed:
+            return self._scheduler.extend(plan, drafts)
+
+    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None]) -> tuple[StepPlan, list[Delivery]]:
+        """Book a round; return what is left to draw from, and what the round brought."""
         token_ids = [None if token is None else token.token_id for token in drawn]
-        decoded = sum(1 for sequence in plan.sampled if sequence.first_token_unix_ns)
         with self._changed:
             # What was aborted during the step gets nothing more.
             live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
-            self._scheduler.update(plan, token_ids, time.time_ns())
-            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
-            self._steps += 1
-            if decoded:
-                self._rate.record(time.monotonic(), step_s, decoded)
-        if deliveries:
-            self._deliver(deliveries)
+            holding = self._scheduler.update(plan, token_ids, time.time_ns())
+            return holding, [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
 
     def _end(self) -> None:
         with self._changed:
@@ -192,3 +224,7 @@ class StepLoop:
         rate = self._rate.tokens_per_s(time.monotonic())
         left = [s.request.stop.max_output_tokens - len(s.output_token_ids) for s in self._scheduler.running]
         return max(_LEAST_RETRY_S, min(left) / rate) if rate and left else _DEFAULT_RETRY_S
+
+
+def _output_tokens(sequences: list[Sequence]) -> int:
+    return sum(len(sequence.output_token_ids) for sequence in sequences)
