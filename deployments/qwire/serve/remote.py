@@ -132,4 +132,6 @@ def _together(stats: Sequence[EngineStats]) -> EngineStats:
         memory_used_bytes=fullest.memory_used_bytes,
         memory_total_bytes=fullest.memory_total_bytes,
         non_finite_weights=max(one.non_finite_weights for one in stats),
+        drafted_tokens=sum(one.drafted_tokens for one in stats),
+        accepted_tokens=sum(one.accepted_tokens for one in stats),
     )

@@ -6,17 +6,15 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 from ray import serve
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.local import LocalEngine
 from qwire.engine.protocol import EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
-from qwire.models.store import ModelStore
 from qwire.serve.config import ModelSettings
+from qwire.serve.model_engine import start_engine
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
 from qwire.telemetry.logging import get_logger
@@ -39,8 +37,7 @@ class ModelReplica:
         self._telemetry = configure(telemetry)
         name = serve.get_replica_context().replica_id.unique_id
         began = time.monotonic()
-        checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
-        engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(cache_dir))
+        engine = await start_engine(model, cache_dir)
         self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
         self._progress = _Progress(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))
