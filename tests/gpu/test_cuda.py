@@ -79,9 +79,13 @@ def reference(folder: Path, prompt: tuple[int, ...]) -> list[int]:
     return model.generate(ids, attention_mask=torch.ones_like(ids), **options)[0, len(prompt) :].tolist()
 
 
-async def test_float32_output_is_that_of_generate(checkpoint: Checkpoint, prompts: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize("speculation", ["none", "prompt-lookup"])
+async def test_float32_output_is_that_of_generate(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], speculation: str
+) -> None:
     expected = [reference(checkpoint.folder, prompt) for prompt in prompts]
-    assert await outputs(checkpoint, prompts, compute_dtype="float32", max_step_tokens=128) == expected
+    options: dict[str, Any] = {"speculation": speculation, "lookup_least_tokens": 1}
+    assert await outputs(checkpoint, prompts, compute_dtype="float32", max_step_tokens=128, **options) == expected
 
 
 async def test_output_with_an_adapter_is_that_of_peft(

@@ -101,14 +101,16 @@ def copy_checkpoint(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 async def start_engine() -> AsyncGenerator[Callable[..., Awaitable[LocalEngine]]]:
-    """Start engines over a folder, by the options of `EngineConfig`; they are closed at the end."""
+    """Start engines over a folder, by the options of `EngineConfig`, with a `draft` model or without; they are closed
+    at the end."""
     engines: list[LocalEngine] = []
 
-    async def start(folder: Path, **options: Any) -> LocalEngine:
+    async def start(folder: Path, *, draft: Path | None = None, **options: Any) -> LocalEngine:
         checkpoint = Checkpoint(folder, "tiny", "revision", "", "w" * 64, "t" * 64)
         defaults: dict[str, Any] = {"device": "cpu", "threads": 1, "quantization": "none"}
         config = EngineConfig(**{**defaults, **options})
-        engines.append(await LocalEngine.start(checkpoint, config))
+        drafting = None if draft is None else Checkpoint(draft, "draft", "revision", "", "d" * 64, "t" * 64)
+        engines.append(await LocalEngine.start(checkpoint, config, drafting))
         return engines[-1]
 
     yield start

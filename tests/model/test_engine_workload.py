@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,9 @@ def request(index: int, source: random.Random) -> TokenRequest:
     )
 
 
-async def test_random_requests_in_little_memory(tiny_qwen2: Path, start_engine: StartEngine) -> None:
+@pytest.mark.parametrize("speculation", ["none", "prompt-lookup", "draft-model"])
+async def test_random_requests_in_little_memory(tiny_qwen2: Path, start_engine: StartEngine, speculation: str) -> None:
+    drafting: dict[str, Any] = {"draft": tiny_qwen2} if speculation == "draft-model" else {}
     source = random.Random(4)  # noqa: S311 - the same workload each time
     engine = await start_engine(
         tiny_qwen2,
@@ -48,6 +51,9 @@ async def test_random_requests_in_little_memory(tiny_qwen2: Path, start_engine: 
         max_running=8,
         max_waiting=2 * REQUESTS,  # low priority has half of it
         max_step_tokens=32,
+        speculation=speculation,
+        lookup_least_tokens=1,
+        **drafting,
     )
     ends: Counter[str] = Counter()
 

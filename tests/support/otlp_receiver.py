@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
-from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPoint, Metric
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPoint, Metric, NumberDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
@@ -64,6 +64,10 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_
     def points(self, name: str) -> list[HistogramDataPoint]:
         """The latest points of a histogram."""
         return list([metric for metric in self.metrics if metric.name == name][-1].histogram.data_points)
+
+    def counts(self, name: str) -> list[NumberDataPoint]:
+        """The latest points of a counter."""
+        return list([metric for metric in self.metrics if metric.name == name][-1].sum.data_points)
 
     def exemplars(self, name: str) -> list[Exemplar]:
         """Every exemplar of a histogram; an export tells those since the last one."""

@@ -107,8 +107,21 @@ class ModelSettings(_Settings):
     """The id that requests name. Empty = the catalogue id, or the last part of the source, without the revision."""
     engine: EngineConfig = EngineConfig()
     """How it runs: device, quantization, limits."""
+    draft_source: str = ""
+    """Where the draft model comes from, named like `source`: a smaller model of the same vocabulary, for
+    `engine.speculation: draft-model` and for nothing else. Empty = none."""
     replicas: ReplicaSettings = ReplicaSettings()
     """How often it runs."""
+
+    @model_validator(mode="after")
+    def _drafts_where_it_says_so(self) -> Self:
+        if bool(self.draft_source) != (self.engine.speculation == "draft-model"):
+            msg = (
+                f"draft_source is {self.draft_source!r} and engine.speculation is {self.engine.speculation!r}; "
+                "draft-model needs a source, and only draft-model does"
+            )
+            raise ValueError(msg)
+        return self
 
     def engine_in(self, cache_dir: Path) -> EngineConfig:
         """Return how it runs, with its compiled kernel beside the model files unless another place is configured."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Self
 
 from qwire.engine.checkpoint_config import UnsupportedCheckpoint
 from qwire.engine.errors import EngineError
-from qwire.engine.local import LocalEngine
 from qwire.engine.protocol import Engine
 from qwire.models.store import ModelStore
 from qwire.rpc.registry import ModelRegistry
@@ -17,6 +16,7 @@ from qwire.rpc.server import GatewayServer
 from qwire.serve.attach import attach, every_model_serves
 from qwire.serve.config import AppConfig
 from qwire.serve.environment import cache_dir
+from qwire.serve.model_engine import start_engine
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
 from qwire.serve.startup import ServeUntilStopped, StartError, Startup
@@ -41,7 +41,7 @@ class LocalServer:
         await local.server.start()
         for model in config.models:
             checkpoint = await asyncio.to_thread(ModelStore(files).resolve, model.source)
-            engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(files))
+            engine = await start_engine(model, checkpoint, files)
             recorded = RecordedEngine(engine, GenerationRecorder(telemetry, model.served_id, replica="local"))
             local.engines.append(recorded)
             await attach(registry, checkpoint, recorded)

@@ -28,6 +28,8 @@ class _ClosedEarly:
     timings: Timings
     reason: Enum = _Closed.CLOSED
     cached_prompt_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(slots=True)

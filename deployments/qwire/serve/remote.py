@@ -179,6 +179,8 @@ def _together(stats: Sequence[EngineStats]) -> EngineStats:
         memory_total_bytes=fullest.memory_total_bytes,
         non_finite_weights=max(one.non_finite_weights for one in stats),
         replicas=len(stats),
+        drafted_tokens=sum(one.drafted_tokens for one in stats),
+        accepted_tokens=sum(one.accepted_tokens for one in stats),
     )
 
 

@@ -6,18 +6,17 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 from ray import serve
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.local import LocalEngine
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.models.store import ModelStore
 from qwire.serve.config import ModelSettings
 from qwire.serve.demand import ReplicaLoad
+from qwire.serve.model_engine import start_engine
 from qwire.serve.model_version import ModelReplaced, model_version
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
@@ -47,7 +46,7 @@ class ModelReplica:
         checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
         self._version = model_version(model, checkpoint)
         self._requests = 0
-        engine = await LocalEngine.start(replace(checkpoint, model_id=model.served_id), model.engine_in(cache_dir))
+        engine = await start_engine(model, checkpoint, cache_dir)
         self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
         self._progress = _Progress(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))

@@ -28,16 +28,24 @@ class Segment:
         pages: Where the sequence's tokens lie, from its first one to the last one of these.
         start: Position of the first of these.
         length: How many they are.
+        one_by_one: Whether each is to be attended for as if it were the only one, where there is a `LoneAttention`: a
+            token and its drafts, whose outputs then have the same bits as without drafts.
     """
 
     pages: tuple[int, ...]
     start: int
     length: int
+    one_by_one: bool = False
 
     @property
     def end(self) -> int:
         """Tokens of the sequence up to the last one of these."""
         return self.start + self.length
+
+    @property
+    def is_lone(self) -> bool:
+        """Whether a `LoneAttention` attends for them."""
+        return self.length == 1 or self.one_by_one
 
     @property
     def is_run(self) -> bool:
@@ -52,7 +60,7 @@ class Segment:
 
 
 class LoneAttention(Protocol):
-    """Attends for tokens that are the only ones of their sequence in a step, all of them at once."""
+    """Attends for tokens by themselves, all those of a step at once."""
 
     def __call__(
         self, tokens: LoneTokens, layer: KeysAndValues, query: Tensor, out: Tensor, *, page_tokens: int, scaling: float
@@ -72,7 +80,7 @@ class LoneAttention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LoneTokens:
-    """Tokens that are the only ones of their sequence in a step. All tensors are int64 on the CPU.
+    """Tokens that are attended for by themselves. All tensors are int64 on the CPU.
 
     Attributes:
         places: `[rows]`: where they stand among the packed tokens.
@@ -88,12 +96,14 @@ class LoneTokens:
 
     @classmethod
     def of(cls, placed: list[tuple[int, Segment]]) -> LoneTokens:
-        """Take segments of one token, each with its place among the packed tokens."""
-        pages = [page for _, segment in placed for page in segment.pages]
-        counts = [len(segment.pages) for _, segment in placed]
-        first_page = [end - count for end, count in zip(accumulate(counts), counts, strict=True)]
-        ends = [segment.end for _, segment in placed]
-        return cls(*map(torch.tensor, ([place for place, _ in placed], ends, pages, first_page)))
+        """Take all tokens of segments, each with the place of its first one among the packed tokens."""
+        pages: list[int] = []
+        rows: list[tuple[int, int, int]] = []
+        for place, segment in placed:
+            rows += [(place + token, segment.start + token + 1, len(pages)) for token in range(segment.length)]
+            pages += segment.pages
+        places, ends, first_page = torch.tensor(rows).unbind(1)
+        return cls(places.contiguous(), ends.contiguous(), torch.tensor(pages), first_page.contiguous())
 
 
 class RaggedBatch:
@@ -104,7 +114,7 @@ class RaggedBatch:
     Args:
         pool: The keys and values of all sequences.
         segments: The sequences, in the order of their packed tokens.
-        lone: Attends for those of one token; None = that is done sequence by sequence, as for the others.
+        lone: Attends for the lone ones; None = that is done sequence by sequence, as for the others.
     """
 
     def __init__(self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None = None) -> None:
@@ -114,9 +124,9 @@ class RaggedBatch:
         self._slots = torch.tensor(slots, device=device)
         places = [end - segment.length for end, segment in zip(_ends(segments), segments, strict=True)]
         placed = list(zip(places, segments, strict=True))
-        alone = [one for one in placed if lone is not None and one[1].length == 1]
+        alone = [one for one in placed if lone is not None and one[1].is_lone]
         self._lone, self._lone_tokens = lone, LoneTokens.of(alone) if alone else None
-        self._placed = [one for one in placed if lone is None or one[1].length > 1]
+        self._placed = [one for one in placed if lone is None or not one[1].is_lone]
         others = [segment for _, segment in self._placed]
         self._masks = [_mask(segment, pool) for segment in others]
         self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in others]

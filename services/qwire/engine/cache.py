@@ -114,6 +114,23 @@ class KVCacheManager:
         while len(table.pages) < self._count(sequence.total_tokens):
             table.pages.append(self._pool.take(table.pages[-1] + 1))
 
+    def stretch(self, sequence: Sequence, tokens: int) -> int:
+        """Give a live sequence pages for up to `tokens` tokens in all, as far as there are any.
+
+        Returns:
+            For how many tokens it has pages now; at least as many as before.
+        """
+        table = self._tables[sequence]
+        while len(table.pages) < self._count(tokens) and self._pool.available:
+            table.pages.append(self._pool.take(table.pages[-1] + 1))
+        return len(table.pages) * self.page_tokens
+
+    def trim(self, sequence: Sequence) -> None:
+        """Take back the pages of a live sequence that hold none of its computed tokens."""
+        pages = self._tables[sequence].pages
+        while len(pages) > self._count(sequence.computed_tokens):
+            self._pool.give_back(pages.pop())
+
     def pages(self, sequence: Sequence, tokens: int) -> tuple[int, ...]:
         """Return where the first `tokens` tokens of a live sequence lie."""
         return tuple(self._tables[sequence].pages[: self._count(tokens)])

@@ -43,12 +43,16 @@ class Finish:
         timings: When.
         stop_token_id: The token that ended it, for END_OF_TURN and STOP_TOKEN.
         cached_prompt_tokens: Prompt tokens whose computation was reused.
+        drafted_tokens: Output tokens that were guessed, and computed before those in front of them were drawn.
+        accepted_tokens: Those of them that were then drawn, so that they took no step of their own.
     """
 
     reason: FinishReason
     timings: Timings
     stop_token_id: int | None = None
     cached_prompt_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 QUANTIZATIONS = ("auto", "none", "q8", "int8", "nf4", "fp4")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
+SPECULATIONS = ("none", "prompt-lookup", "draft-model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,15 @@ class EngineConfig:
             from the next request on. None = requests name no adapters.
         max_adapters: Adapters in memory at once, at least 1. Where a request names another one, the one that was not
             used for the longest time goes; where all of them are used, the request waits.
+        speculation: Whether further tokens of running generations are guessed and computed in the step of the next one:
+            `none`; `prompt-lookup`, by what followed the last tokens the last time they occurred; or `draft-model`, by
+            a smaller model, which the engine must be given. It changes time, and output by rounding only (with `q8` not
+            even so; with `int8`, see there, by as much as what else runs). It pays where guesses hold and few
+            generations run; guesses take what is left of `max_step_tokens`, never the place of a prompt. Tokens that a
+            constraint forces are computed ahead in any case.
+        draft_tokens: The most tokens guessed at once for one generation, at least 1. No effect on forced tokens.
+        lookup_least_tokens: Prompt lookup needs at least so many last tokens to have occurred before; at least 1.
+        lookup_most_tokens: It looks for so many first, then for fewer; at least `lookup_least_tokens`.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -73,6 +83,10 @@ class EngineConfig:
     allow_failed_quality: bool = False
     adapters_dir: Path | None = None
     max_adapters: int = 8
+    speculation: str = "none"
+    draft_tokens: int = 4
+    lookup_least_tokens: int = 2
+    lookup_most_tokens: int = 4
     kernel_dir: Path | None = None
 
     @property
@@ -94,6 +108,10 @@ class EngineConfig:
         _check_least("context_tokens", self.context_tokens, 2)
         _check_least("default_max_output_tokens", self.default_max_output_tokens, 1)
         _check_least("max_adapters", self.max_adapters, 1)
+        _check_choice("speculation", self.speculation, SPECULATIONS)
+        _check_least("draft_tokens", self.draft_tokens, 1)
+        _check_least("lookup_least_tokens", self.lookup_least_tokens, 1)
+        _check_least("lookup_most_tokens", self.lookup_most_tokens, self.lookup_least_tokens)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

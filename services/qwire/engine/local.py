@@ -29,6 +29,7 @@ from qwire.engine.request import TokenRequest
 from qwire.engine.runner import ModelRunner
 from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.speculation import load_draft_model, make_drafter
 from qwire.engine.step_loop import Delivery, StepLoop
 from qwire.engine.stream import TokenStream
 from qwire.engine.validation import check_request
@@ -53,9 +54,17 @@ class LocalEngine:
         card: What it is.
         config: How the engine runs.
         matchers: Makes the matchers of its constraints.
+        draft: The draft model, where the configuration speculates with one.
     """
 
-    def __init__(self, loaded: LoadedModel, card: ModelCard, config: EngineConfig, matchers: MatcherFactory) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        card: ModelCard,
+        config: EngineConfig,
+        matchers: MatcherFactory,
+        draft: LoadedModel | None = None,
+    ) -> None:
         self._loaded = loaded
         self._card = card
         self._config = config
@@ -70,7 +79,7 @@ class LocalEngine:
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
         self._ended = asyncio.Event()
-        pages = _kv_pages(loaded, card, config)
+        pages = _kv_pages(loaded, draft, card, config)
         self._cache = KVCacheManager(pages, config.page_tokens, prefix_reuse=config.prefix_reuse)
         self._steps = StepLoop(
             ModelRunner(loaded, KVPool(loaded.kv_shape, pages, config.page_tokens)),
@@ -80,6 +89,7 @@ class LocalEngine:
                 max_step_tokens=config.max_step_tokens,
                 aging_s=config.priority_aging_s,
             ),
+            make_drafter(config, loaded, draft, pages),
             threads=thread_count(config),
             config=config,
             deliver=lambda deliveries: self._call_soon(lambda: self._deliver(deliveries)),
@@ -87,13 +97,18 @@ class LocalEngine:
         )
 
     @classmethod
-    async def start(cls, checkpoint: Checkpoint, config: EngineConfig) -> LocalEngine:
+    async def start(cls, checkpoint: Checkpoint, config: EngineConfig, draft: Checkpoint | None = None) -> LocalEngine:
         """Load a checkpoint and start the engine.
+
+        Args:
+            checkpoint: The model.
+            config: How it runs.
+            draft: The model that drafts, for `speculation="draft-model"` only; of the same vocabulary, and smaller.
 
         Raises:
             UnsupportedCheckpoint: The folder holds nothing that this engine can run.
-            ValueError: The configuration does not fit the device, the model or the memory, or the quantization fails
-                the quality gate.
+            ValueError: The configuration does not fit the device, the model, the draft model or the memory, or the
+                quantization fails the quality gate.
         """
         # In a thread that ends: the OpenMP threads of one that lives on would be counted beside those of the steps, and
         # where there are more of them than cores, they sleep between any two products instead of waiting awake.
@@ -103,8 +118,10 @@ class LocalEngine:
                 weights_sha256=checkpoint.weights_sha256,
             )
             loaded = await asyncio.get_running_loop().run_in_executor(loader, load)
+            load_draft = partial(load_draft_model, draft, config, checkpoint, loaded)
+            drafting = await asyncio.get_running_loop().run_in_executor(loader, load_draft)
         card = model_card(checkpoint, loaded, config)
-        return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card))
+        return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate the tokens that follow the request's; see `Engine.generate`."""
@@ -168,6 +185,8 @@ class LocalEngine:
             memory_used_bytes=memory.used_bytes,
             memory_total_bytes=memory.total_bytes,
             non_finite_weights=self._loaded.non_finite_weights,
+            drafted_tokens=load.drafted_tokens,
+            accepted_tokens=load.accepted_tokens,
         )
 
     async def close(self) -> None:
@@ -202,11 +221,12 @@ class LocalEngine:
             stream.fail(EngineUnavailable())
 
 
-def _kv_pages(loaded: LoadedModel, card: ModelCard, config: EngineConfig) -> int:
+def _kv_pages(loaded: LoadedModel, draft: LoadedModel | None, card: ModelCard, config: EngineConfig) -> int:
     if config.kv_capacity_tokens is not None:
         return math.ceil(config.kv_capacity_tokens / config.page_tokens)
     # Half of what is left: the other half is for activations, and for whoever shares the machine.
-    affordable = Memory.of(loaded.device).free_bytes // 2 // loaded.kv_shape.bytes_per_token
+    bytes_per_token = sum(model.kv_shape.bytes_per_token for model in (loaded, draft) if model is not None)
+    affordable = Memory.of(loaded.device).free_bytes // 2 // bytes_per_token
     if affordable <= card.default_max_output_tokens:
         raise ValueError(
             f"the memory left on {loaded.device} holds {affordable} tokens of KV cache, less than a request of "

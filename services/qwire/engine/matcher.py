@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from typing import TypeVar
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 
 from qwire.engine.constraint import Constraint
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.grammar import grammar_of
+
+_T = TypeVar("_T")
 
 _LIMITS = LLParserLimits(max_grammar_size=100_000, verbose_errors=False)
 """They bound what compiling and each step may cost: what is beyond fails alone, and its batch mates do not wait."""
@@ -40,6 +43,8 @@ class Matcher:
         self._eos_token_ids = sorted(eos_token_ids)
         self._begun = constraint.after_token_id is None
         self._followed = 0
+        self._mask: bytes | None = None
+        self._masked = -1  # how much was followed when the mask was made
         # Until the constraint begins: everything but the end of the turn.
         self._open = self._without_eos(b"\xff" * (-(-tokenizer.vocab_size // 32) * 4))
         self._matcher = LLMatcher(tokenizer, grammar_of(constraint), log_level=0, limits=_LIMITS)
@@ -65,6 +70,47 @@ class Matcher:
             self.failure = InvalidRequest(self._constraint.field, f"It cannot be followed further {where}: {message}.")
         return mask
 
+    def forced(self, output_token_ids: Sequence[int]) -> list[int]:
+        """Return the tokens that must follow the output, whatever the model says.
+
+        Args:
+            output_token_ids: The whole output so far.
+
+        Returns:
+            Each is the only one that `mask` allows in its place; empty = there is a choice, the turn must end, or the
+            matcher failed.
+        """
+        mask = self.mask(output_token_ids)
+        if mask is None or not self._begun or not _has_one_bit(mask):
+            return []
+        # Only now: the library answers wrongly where it has not made the mask of the same place before.
+        return self._guarded(self._matcher.compute_ff_tokens) or []
+
+    def allows(self, output_token_ids: Sequence[int], draft: Sequence[int]) -> int:
+        """Return how many tokens of a draft may follow the output, at least.
+
+        Args:
+            output_token_ids: The whole output so far.
+            draft: Guessed next tokens.
+        """
+        if self.mask(output_token_ids) is None:
+            return 0
+        if self._begun:
+            return self._guarded(lambda: self._matcher.validate_tokens(list(draft))) or 0
+        for place, token_id in enumerate(draft):
+            if token_id in self._eos_token_ids:
+                return place
+            if token_id == self._constraint.after_token_id:
+                return place + 1
+        return len(draft)
+
+    def _guarded(self, ask: Callable[[], _T]) -> _T | None:
+        """Ask the library for what can be done without; None = it panicked, which the next mask will tell."""
+        try:
+            return ask()
+        except BaseException:  # noqa: BLE001 - a panic of the library is no Exception
+            return None
+
     def _follow(self, token_ids: Sequence[int]) -> bool:
         """Take the output's next tokens; False = the constraint does not allow them, or their turn has ended."""
         for token_id in token_ids:
@@ -78,7 +124,11 @@ class Matcher:
         return True
 
     def _next(self) -> bytes | None:
-        return self._allowed() if self._begun else self._open
+        if not self._begun:
+            return self._open
+        if self._masked != self._followed:
+            self._mask, self._masked = self._allowed(), self._followed
+        return self._mask
 
     def _allowed(self) -> bytes | None:
         """Return what the constraint allows next; None = nothing, or the library gave up."""
@@ -101,3 +151,7 @@ class Matcher:
     def _message(self) -> str:
         message = self._matcher.get_error().strip().removesuffix("<non-verbose/>").strip()
         return message[:_MAX_MESSAGE_CHARACTERS] or "nothing matches it"
+
+
+def _has_one_bit(mask: bytes) -> bool:
+    return mask.count(0) == len(mask) - 1 and max(mask).bit_count() == 1

@@ -110,6 +110,8 @@ class EngineStats:
         memory_total_bytes: Memory in all, likewise.
         non_finite_weights: Weights that are NaN or infinite, counted once after loading.
         replicas: Engines that this look covers. 0 = none runs, and the next request starts one.
+        drafted_tokens: Output tokens guessed since the start and computed ahead, those that constraints force included.
+        accepted_tokens: Those of them that were then drawn, so that they took no step of their own.
     """
 
     steps: int
@@ -126,6 +128,8 @@ class EngineStats:
     memory_total_bytes: int
     non_finite_weights: int
     replicas: int = 1
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class Engine(Protocol):

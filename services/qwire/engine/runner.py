@@ -10,7 +10,8 @@ from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import AdapterRows
 from qwire.engine.sampler import DrawnToken, draw
-from qwire.engine.scheduler import StepPlan
+from qwire.engine.sequence import Sequence
+from qwire.engine.step_plan import StepPlan
 
 
 class ModelRunner:
@@ -24,6 +25,8 @@ class ModelRunner:
     def __init__(self, loaded: LoadedModel, pool: KVPool) -> None:
         self._loaded = loaded
         self._pool = pool
+        self._logits = torch.empty(0)
+        self._rows: dict[tuple[Sequence, int], int] = {}
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> list[DrawnToken | None]:
@@ -37,14 +40,34 @@ class ModelRunner:
         if not sampled:
             return []
         rows: list[int] = []
+        self._rows.clear()
         end = 0
         for tokens in plan.scheduled:
-            end += tokens.length
+            end += tokens.rows
             if tokens.samples:
-                rows.append(end - 1)
+                for position in range(tokens.end, tokens.end + len(tokens.draft) + 1):
+                    self._rows[tokens.sequence, position] = len(self._rows)
+                rows += range(end - len(tokens.draft) - 1, end)
         if len(rows) < len(hidden):
             hidden = hidden[torch.tensor(rows, device=hidden.device)]
-        return draw(self._loaded.decoder.logits(hidden), sampled)
+        logits = self._loaded.decoder.logits(hidden)
+        if len(rows) == len(sampled):
+            return draw(logits, sampled)
+        self._logits = logits
+        return self.draw_behind(plan)
+
+    @torch.inference_mode()
+    def draw_behind(self, plan: StepPlan) -> list[DrawnToken | None]:
+        """Draw for tokens that the last executed plan computed as drafts, and that hold: see `Scheduler.update`.
+
+        A token is a function of its logits, its seed and its position. The logits behind a draft are those that the
+        model gives when the draft is the output, but for rounding; so the output is the same with drafts and without,
+        however it is sampled. Only where two tokens are equal but for the last bits can it differ, and with `q8`, whose
+        rows have the same bits in any batch, not even there.
+        """
+        ends = [(tokens.sequence, tokens.end) for tokens in plan.scheduled if tokens.samples]
+        rows = torch.tensor([self._rows[one] for one in ends], device=self._logits.device)
+        return draw(self._logits[rows], plan.sampled)
 
     def _forward(self, plan: StepPlan) -> Tensor:
         """Return the last hidden states `[tokens, hidden_size]`."""
@@ -53,12 +76,13 @@ class ModelRunner:
         segments: list[Segment] = []
         for tokens in plan.scheduled:
             token_ids += tokens.sequence.token_ids(tokens.start, tokens.length)
-            positions += range(tokens.start, tokens.start + tokens.length)
-            segments.append(Segment(tokens.pages, tokens.start, tokens.length))
+            token_ids += tokens.draft
+            positions += range(tokens.start, tokens.start + tokens.rows)
+            segments.append(Segment(tokens.pages, tokens.start, tokens.rows, one_by_one=tokens.is_decode))
         device = self._loaded.device
         return self._loaded.decoder.hidden(
             torch.tensor(token_ids, device=device),
             torch.tensor(positions, device=device),
             RaggedBatch(self._pool, segments, self._loaded.lone_attention),
-            AdapterRows(((tokens.sequence.adapter, tokens.length) for tokens in plan.scheduled), device),
+            AdapterRows(((tokens.sequence.adapter, tokens.rows) for tokens in plan.scheduled), device),
         )

@@ -1,51 +1,15 @@
-"""Which tokens of which sequence the next step computes."""
+"""Who waits, who runs, and what the next step computes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.counters import TokenCounters
 from qwire.engine.errors import DeadlineExceeded, EngineError
 from qwire.engine.sequence import Sequence
-
-
-@dataclass(frozen=True, slots=True)
-class ScheduledTokens:
-    """Tokens of one sequence in one step.
-
-    Attributes:
-        sequence: Whose.
-        start: Position of the first one.
-        length: How many, at least 1.
-        samples: Whether they are all that the next output token needs, so that it is drawn in this step.
-        pages: Where the sequence's tokens lie, from its first one to the last one of these.
-    """
-
-    sequence: Sequence
-    start: int
-    length: int
-    samples: bool
-    pages: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class StepPlan:
-    """One step of the model.
-
-    Attributes:
-        scheduled: What to compute, each sequence at most once.
-        preempted: Sequences that lost their KV cache for it and wait again.
-    """
-
-    scheduled: tuple[ScheduledTokens, ...]
-    preempted: tuple[Sequence, ...] = ()
-
-    @property
-    def sampled(self) -> list[Sequence]:
-        """The sequences that get an output token, in the plan's order."""
-        return [tokens.sequence for tokens in self.scheduled if tokens.samples]
+from qwire.engine.step_plan import ScheduledTokens, StepPlan
 
 
 class Scheduler:
@@ -61,7 +25,11 @@ class Scheduler:
     KV cache is taken as sequences grow. When there is none left, the last running sequence by priority and the order
     in which they were given their places loses its own, goes back to the queue, and computes its prompt and output so
     far again when there is room. That order never changes, whatever tenants are given, and the first one never loses
-    its cache, so something always progresses. Not thread-safe.
+    its cache, so something always progresses.
+
+    Drafts get what is left of a step when all of this is planned: a prompt that waits for its computation goes before
+    any guess. They take free pages only, and give back what they did not need, so that the cache is between two steps
+    as it would be without them. Not thread-safe.
 
     Args:
         cache: Where sequences take their KV cache.
@@ -71,6 +39,8 @@ class Scheduler:
 
     Attributes:
         departures: Sequences that had a place and ended.
+        drafted_tokens: Tokens of all drafts so far.
+        accepted_tokens: Those of them that were then drawn.
     """
 
     def __init__(self, cache: KVCacheManager, *, max_running: int, max_step_tokens: int, aging_s: float = 30.0) -> None:
@@ -81,6 +51,8 @@ class Scheduler:
         self._counters = TokenCounters()
         self._places = 0
         self.departures = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
         self._waiting: dict[str, Sequence] = {}
         self._running: dict[str, Sequence] = {}
 
@@ -153,32 +125,70 @@ class Scheduler:
             sequence.scheduled_unix_ns = sequence.scheduled_unix_ns or now_unix_ns
             pages = self._cache.pages(sequence, start + length)
             scheduled.append(ScheduledTokens(sequence, start, length, length == pending, pages))
-        return StepPlan(tuple(scheduled), tuple(preempted))
+        return StepPlan(tuple(scheduled), tuple(preempted), budget)
 
-    def update(self, plan: StepPlan, token_ids: Iterable[int | None], now_unix_ns: int) -> None:
+    def extend(self, plan: StepPlan, drafts: Mapping[Sequence, tuple[int, ...]]) -> StepPlan:
+        """Add drafts to a plan, cut to what the step and the cache have room for, those of the first ones first.
+
+        Args:
+            plan: What `schedule` returned last.
+            drafts: For some of `plan.draftable`, no longer than it says.
+        """
+        budget = plan.spare_tokens
+        scheduled: list[ScheduledTokens] = []
+        for tokens in plan.scheduled:
+            sequence, draft = tokens.sequence, drafts.get(tokens.sequence, ())[:budget]
+            if not draft or sequence.ended:
+                scheduled.append(tokens)
+                continue
+            draft = draft[: self._cache.stretch(sequence, tokens.end + len(draft)) - tokens.end]
+            budget -= len(draft)
+            sequence.drafted_tokens += len(draft)
+            self.drafted_tokens += len(draft)
+            pages = self._cache.pages(sequence, tokens.end + len(draft))
+            scheduled.append(replace(tokens, pages=pages, draft=draft))
+        return replace(plan, scheduled=tuple(scheduled), spare_tokens=budget)
+
+    def update(self, plan: StepPlan, token_ids: Iterable[int | None], now_unix_ns: int) -> StepPlan:
         """Book a computed step.
 
         Args:
             plan: The step.
             token_ids: The drawn token of each of `plan.sampled`; None = none could be drawn.
             now_unix_ns: When they were drawn.
+
+        Returns:
+            What of the drafts holds: tokens that are computed already, to be drawn from and booked in the same way. It
+            is empty at last.
         """
+        holding: list[ScheduledTokens] = []
         for tokens in plan.scheduled:
             if not tokens.sequence.ended:  # else it was aborted while the step was computed
                 tokens.sequence.computed_tokens += tokens.length
                 self._cache.keep(tokens.sequence)
-        for sequence, token_id in zip(plan.sampled, token_ids, strict=True):
+        sampling = [tokens for tokens in plan.scheduled if tokens.samples]
+        for tokens, token_id in zip(sampling, token_ids, strict=True):
+            sequence = tokens.sequence
             if sequence.ended:
                 continue
             if token_id is None:
                 self._cache.forget(sequence)
                 self._fail(sequence, sequence.no_token)
                 continue
+            behind = tokens.behind(token_id)
+            if behind is not None:
+                sequence.accepted_tokens += 1
+                self.accepted_tokens += 1
             sequence.append(token_id, now_unix_ns)
             self._counters.charge(sequence.tenant, 1)
             if sequence.ended:
                 self._release(sequence)
+            elif behind is not None:
+                holding.append(behind)
+            elif tokens.draft:
+                self._cache.trim(sequence)
         self._admit()
+        return StepPlan(tuple(holding))
 
     def _grow(self, now_unix_ns: int) -> list[Sequence]:
         """Give every running sequence the KV cache for its next token, the first one first; return who lost its own."""

@@ -36,6 +36,8 @@ class Sequence:
         level: Its priority, which rises while it waits.
         place: Its number among those that were given a place to run, in the order of that; None = it never was.
         preemptions: How often it lost its keys and values to others, and went back to the queue.
+        drafted_tokens: Tokens that were drafted for it, computed beside its next one.
+        accepted_tokens: Those of them that were then drawn.
         scheduled_unix_ns: When its first step began; 0 = it waits.
         first_token_unix_ns: When its first own output token was drawn; 0 = none was.
         finish: How it ended well; None = it has not.
@@ -56,6 +58,8 @@ class Sequence:
     level: int = field(init=False)
     place: int | None = None
     preemptions: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     scheduled_unix_ns: int = 0
     first_token_unix_ns: int = 0
     finish: Finish | None = None
@@ -92,6 +96,11 @@ class Sequence:
     def limit_tokens(self) -> int:
         """Prompt and output tokens that it may grow to."""
         return len(self.request.prompt_token_ids) + self.request.stop.max_output_tokens
+
+    @property
+    def tokens_after_next(self) -> int:
+        """Output tokens that its limit allows after the next one."""
+        return self.limit_tokens - self.total_tokens - 1
 
     @property
     def ended(self) -> bool:
@@ -155,7 +164,9 @@ class Sequence:
             return
         timings = Timings(self.arrived_unix_ns, self.scheduled_unix_ns, self.first_token_unix_ns, now_unix_ns)
         stop_token_id = None if reason is FinishReason.LENGTH else token_id
-        self.finish = Finish(reason, timings, stop_token_id, self.cached_prompt_tokens)
+        self.finish = Finish(
+            reason, timings, stop_token_id, self.cached_prompt_tokens, self.drafted_tokens, self.accepted_tokens
+        )
 
     def _reason(self, token_id: int) -> FinishReason | None:
         if token_id in self.request.stop.stop_token_ids:

@@ -12,12 +12,14 @@ import torch
 from qwire.engine.admission import Admission
 from qwire.engine.chunk import Finish
 from qwire.engine.config import EngineConfig
+from qwire.engine.drafter import Drafter
 from qwire.engine.errors import EngineError, EngineUnavailable
 from qwire.engine.pace import Pace
 from qwire.engine.runner import ModelRunner
 from qwire.engine.sampler import DrawnToken
-from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.step_plan import StepPlan
 from qwire.engine.throughput import DecodeRate
 from qwire.telemetry.logging import get_logger
 
@@ -45,17 +47,23 @@ class Load:
     waiting_tokens: int
     oldest_wait_s: float
     decode_tokens_per_s: float | None
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 class StepLoop:
     """Runs steps in one thread as long as there is work. Every other method may be called from any thread.
 
-    The lock guards the scheduler. It is held to plan and to book a step, never while the model computes, so that
-    nobody waits for it longer than microseconds.
+    The lock guards the scheduler. It is held to plan and to book a step, never while a model computes, so that nobody
+    waits for it longer than microseconds.
+
+    A step is planned, drafted for, computed, and then drawn from and booked in rounds: the first one gives each
+    sequence its next token, and each one after it a further token to those whose draft foretold the last one.
 
     Args:
         runner: Computes the steps; only this thread uses it.
         scheduler: Plans them; only this object uses it.
+        drafter: Guesses further tokens; only this thread uses it.
         threads: CPU threads of one matrix product.
         config: Bounds of the queue and of a step.
         deliver: Called from the thread once a step, with all that the step brought.
@@ -66,6 +74,7 @@ class StepLoop:
         self,
         runner: ModelRunner,
         scheduler: Scheduler,
+        drafter: Drafter,
         *,
         threads: int,
         config: EngineConfig,
@@ -74,6 +83,7 @@ class StepLoop:
     ) -> None:
         self._runner = runner
         self._scheduler = scheduler
+        self._drafter = drafter
         self._threads = threads
         self._deliver = deliver
         self._over = over
@@ -124,6 +134,8 @@ class StepLoop:
                 waiting_tokens=sum(sequence.limit_tokens for sequence in waiting),
                 oldest_wait_s=max(0, now_ns - oldest_ns) / 1e9,
                 decode_tokens_per_s=self._rate.tokens_per_s(time.monotonic()),
+                drafted_tokens=self._scheduler.drafted_tokens,
+                accepted_tokens=self._scheduler.accepted_tokens,
             )
 
     def close(self) -> None:
@@ -142,9 +154,7 @@ class StepLoop:
             while (plan := self._next_plan()) is not None:
                 for sequence in plan.preempted:
                     _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
-                began_s = time.monotonic()
-                drawn = self._runner.execute(plan)
-                self._book(plan, drawn, time.monotonic() - began_s)
+                self._step(plan)
         except Exception:
             # Whatever it was, the state of the model's memory is unknown now: everything ends, and health says so.
             _logger.exception("engine_died")
@@ -165,25 +175,46 @@ class StepLoop:
                 self._changed.wait()
         return None
 
-    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None], step_s: float) -> None:
-        token_ids = [None if token is None else token.token_id for token in drawn]
-        decoded = sum(1 for sequence in plan.sampled if sequence.first_token_unix_ns)
+    def _step(self, plan: StepPlan) -> None:
+        began_s = time.monotonic()
+        decoding = [sequence for sequence in plan.sampled if sequence.first_token_unix_ns]
+        had_tokens = _output_tokens(decoding)
+        plan = self._with_drafts(plan)
+        drawn = self._runner.execute(plan)
+        holding, deliveries = self._book(plan, drawn)
+        while holding.scheduled:
+            drawn = self._runner.draw_behind(holding)
+            holding, more = self._book(holding, drawn)
+            deliveries += more
+        now_s = time.monotonic()
         with self._changed:
-            # What was aborted during the step gets nothing more.
-            live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
-            self._measure(plan, step_s, decoded)
-            self._scheduler.update(plan, token_ids, time.time_ns())
-            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
             self._steps += 1
+            self._measure_pace(plan, now_s, now_s - began_s)
+            if decoding:
+                self._rate.record(now_s, now_s - began_s, len(decoding), _output_tokens(decoding) - had_tokens)
         if deliveries:
             self._deliver(deliveries)
 
-    def _measure(self, plan: StepPlan, step_s: float, decoded: int) -> None:
-        now_s = time.monotonic()
-        if decoded:
-            self._rate.record(now_s, step_s, decoded)
+    def _with_drafts(self, plan: StepPlan) -> StepPlan:
+        rooms = plan.draftable
+        drafts = self._drafter.draft(rooms) if rooms else {}
+        if not drafts:
+            return plan
+        with self._changed:
+            return self._scheduler.extend(plan, drafts)
+
+    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None]) -> tuple[StepPlan, list[Delivery]]:
+        """Book a round; return what is left to draw from, and what the round brought."""
+        token_ids = [None if token is None else token.token_id for token in drawn]
+        with self._changed:
+            # What was aborted during the step gets nothing more.
+            live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
+            holding = self._scheduler.update(plan, token_ids, time.time_ns())
+            return holding, [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
+
+    def _measure_pace(self, plan: StepPlan, now_s: float, step_s: float) -> None:
         departures, self._departures = self._scheduler.departures - self._departures, self._scheduler.departures
-        tokens = sum(tokens.length for tokens in plan.scheduled)
+        tokens = sum(tokens.rows for tokens in plan.scheduled)
         running = len(self._scheduler.running)
         self._pace.record(now_s, step_s, tokens=tokens, running=running, departures=departures)
 
@@ -193,3 +224,7 @@ class StepLoop:
             for sequence in (*self._scheduler.waiting, *self._scheduler.running):
                 self._scheduler.abort(sequence.request_id, EngineUnavailable())
         self._over()
+
+
+def _output_tokens(sequences: list[Sequence]) -> int:
+    return sum(len(sequence.output_token_ids) for sequence in sequences)

@@ -21,14 +21,14 @@ class DecodeRate:
     def __init__(self) -> None:
         self._seconds: deque[_Second] = deque()
 
-    def record(self, now_s: float, step_s: float, tokens: int) -> None:
-        """Count a step of `step_s` seconds in which `tokens` generations decoded one token each."""
+    def record(self, now_s: float, step_s: float, generations: int, tokens: int) -> None:
+        """Count a step of `step_s` seconds in which `generations` generations decoded `tokens` tokens in all."""
         second = int(now_s)
         if not self._seconds or self._seconds[-1].second != second:
             self._forget(now_s)
             self._seconds.append(_Second(second))
         self._seconds[-1].tokens += tokens
-        self._seconds[-1].generation_s += tokens * step_s
+        self._seconds[-1].generation_s += generations * step_s
 
     def tokens_per_s(self, now_s: float) -> float | None:
         """Return the mean; None = nothing decoded in the last minute."""

@@ -89,6 +89,16 @@ class Finish(Protocol):
         """Prompt tokens whose computation was reused."""
         ...
 
+    @property
+    def drafted_tokens(self) -> int:
+        """Output tokens that were guessed and computed ahead."""
+        ...
+
+    @property
+    def accepted_tokens(self) -> int:
+        """Those of them that were then drawn."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationScope:
@@ -133,6 +143,7 @@ def record_generation_spans(telemetry: Telemetry, envelope: Envelope, finish: Fi
             {
                 names.GEN_AI_USAGE_OUTPUT_TOKENS: scope.output_tokens,
                 names.GEN_AI_RESPONSE_FINISH_REASONS: (str(finish.reason.value),),
+                **_drafts(finish),
             },
         ),
     )
@@ -140,7 +151,7 @@ def record_generation_spans(telemetry: Telemetry, envelope: Envelope, finish: Fi
         for name, start_ns, end_ns, own in stations:
             span = telemetry.tracer.start_span(name, context, SpanKind.INTERNAL, {**common, **own}, start_time=start_ns)
             span.end(end_ns)
-    telemetry.metrics.record_generation(scope.model, _measures(timings, scope), context)
+    telemetry.metrics.record_generation(scope.model, _measures(finish, scope), context)
 
 
 def record_generation_failure(
@@ -185,7 +196,17 @@ def _attributes(envelope: Envelope, scope: GenerationScope) -> _Attributes:
     return attributes | {names.TENANT: envelope.tenant} if envelope.tenant else attributes
 
 
-def _measures(timings: Timings, scope: GenerationScope) -> GenerationMeasures:
+def _drafts(finish: Finish) -> _Attributes:
+    if finish.drafted_tokens == 0:
+        return {}
+    return {
+        names.USAGE_DRAFTED_TOKENS: finish.drafted_tokens,
+        names.USAGE_ACCEPTED_TOKENS: finish.accepted_tokens,
+    }
+
+
+def _measures(finish: Finish, scope: GenerationScope) -> GenerationMeasures:
+    timings = finish.timings
     arrived = timings.arrived_unix_ns
     return GenerationMeasures(
         queue_s=_seconds(arrived, timings.scheduled_unix_ns),
@@ -193,6 +214,8 @@ def _measures(timings: Timings, scope: GenerationScope) -> GenerationMeasures:
         duration_s=_seconds(arrived, timings.finished_unix_ns),
         prompt_tokens=scope.prompt_tokens,
         output_tokens=scope.output_tokens,
+        drafted_tokens=finish.drafted_tokens,
+        accepted_tokens=finish.accepted_tokens,
     )
 
 

@@ -1,4 +1,4 @@
-"""The histograms of the service and how they leave the process."""
+"""The instruments of the service and how they leave the process."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class GenerationMeasures:
         duration_s: From arrival to the last output token, seconds.
         prompt_tokens: Tokens of the prompt.
         output_tokens: Tokens that this replica generated, at least 1.
+        drafted_tokens: Tokens that were guessed and computed ahead.
+        accepted_tokens: Those of them that were then drawn.
     """
 
     queue_s: float
@@ -33,6 +35,8 @@ class GenerationMeasures:
     duration_s: float
     prompt_tokens: int
     output_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def time_per_output_token_s(self) -> float | None:
@@ -92,6 +96,11 @@ class Metrics:
             description="Tokens of a request, by type: input or output.",
             explicit_bucket_boundaries_advisory=list(names.BUCKETS_TOKENS),
         )
+        self.draft_tokens = meter.create_counter(
+            names.METRIC_DRAFT_TOKENS,
+            unit="{token}",
+            description="Output tokens guessed and computed ahead, by what came of them, of requests that succeeded.",
+        )
 
     def observe_buffered(self, used_bytes: Callable[[], int]) -> None:
         """Report from now on, at each export, what streams hold that their callers have not taken yet, bytes."""
@@ -140,6 +149,10 @@ class Metrics:
         self.request_duration.record(measures.duration_s, attributes, context)
         for token_type, tokens in ((names.INPUT, measures.prompt_tokens), (names.OUTPUT, measures.output_tokens)):
             self.token_usage.record(tokens, {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}, context)
+        if measures.drafted_tokens:
+            rejected = measures.drafted_tokens - measures.accepted_tokens
+            for outcome, tokens in ((names.ACCEPTED, measures.accepted_tokens), (names.REJECTED, rejected)):
+                self.draft_tokens.add(tokens, {**attributes, names.DRAFT_OUTCOME: outcome}, context)
 
     def record_failover(self, model: str, outcome: str, context: Context) -> None:
         """Count one generation that lost its replica.

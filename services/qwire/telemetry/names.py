@@ -58,8 +58,13 @@ SPAN_QUEUE: Final = "queue"
 SPAN_PREFILL: Final = "prefill"
 SPAN_DECODE: Final = "decode"
 SPAN_GENERATION: Final = "generation"
+USAGE_DRAFTED_TOKENS: Final = "qwire.usage.drafted_tokens"
+USAGE_ACCEPTED_TOKENS: Final = "qwire.usage.accepted_tokens"
+DRAFT_OUTCOME: Final = "qwire.draft.outcome"
+ACCEPTED: Final = "accepted"
+REJECTED: Final = "rejected"
 
-# Metrics, histograms but for the last two. A bucket list is the convention's own unless the name is ours.
+# Metrics, histograms but for the last three. A bucket list is the convention's own unless the name is ours.
 METRIC_RPC_SERVER_CALL_DURATION: Final = "rpc.server.call.duration"
 METRIC_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
 METRIC_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
@@ -68,6 +73,7 @@ METRIC_TOKEN_USAGE: Final = "gen_ai.client.token.usage"
 METRIC_QUEUE_WAIT: Final = "qwire.server.queue.wait"
 METRIC_FAILOVERS: Final = "qwire.gateway.failovers"
 METRIC_BUFFERED: Final = "qwire.server.buffered"
+METRIC_DRAFT_TOKENS: Final = "qwire.server.draft.tokens"
 
 BUCKETS_RPC_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 BUCKETS_TIME_TO_FIRST_TOKEN_S: Final = (

@@ -134,7 +134,7 @@ def test_the_refused_are_told_to_come_one_after_the_other(busy: Desk, make_seque
 def test_a_running_one_near_its_limit_leaves_sooner_than_the_mean(busy: Desk, make_sequence: MakeSequence) -> None:
     busy.fill([make_sequence() for _ in range(20)])
     busy.measure(place_s=600.0)
-    busy.decode.record(time.monotonic(), 0.25, 2)  # four tokens a second, and four are left
+    busy.decode.record(time.monotonic(), 0.25, 2, 2)  # four tokens a second, and four are left
     with pytest.raises(QueueFull) as caught:
         busy.let_in(make_sequence())
     assert caught.value.retry_after_s == pytest.approx(1.0, abs=0.2)

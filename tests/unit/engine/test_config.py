@@ -20,6 +20,10 @@ from qwire.engine.config import EngineConfig
         {"page_tokens": 0},
         {"context_tokens": 1},
         {"default_max_output_tokens": 0},
+        {"speculation": "medusa"},
+        {"draft_tokens": 0},
+        {"lookup_least_tokens": 0},
+        {"lookup_least_tokens": 5, "lookup_most_tokens": 4},
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(option: dict[str, Any]) -> None:

@@ -9,8 +9,9 @@ import pytest
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
 from qwire.engine.request import StopParams
-from qwire.engine.scheduler import Scheduler, StepPlan
+from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.step_plan import StepPlan
 
 MakeSequence = Callable[..., Sequence]
 

@@ -9,8 +9,9 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
 from qwire.engine.request import Envelope, StopParams, TokenRequest
-from qwire.engine.scheduler import ScheduledTokens, Scheduler, StepPlan
+from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.step_plan import ScheduledTokens, StepPlan
 
 CAPACITY_TOKENS, MAX_RUNNING, MAX_STEP_TOKENS = 60, 3, 7
 EOS = 0
@@ -19,7 +20,7 @@ ANY_PAGE = (1, 2, 3, 4, 5)
 
 
 class SchedulerWorkload(RuleBasedStateMachine):
-    """Adds, computes, aborts and expires in any order; a computed step may be interrupted by any of them."""
+    """Adds, drafts, computes, aborts and expires in any order; a step may be interrupted by any of them."""
 
     sequences = Bundle[Sequence]("sequences")
 
@@ -76,8 +77,8 @@ class SchedulerWorkload(RuleBasedStateMachine):
         return sequence
 
     @precondition(lambda self: self.plan is None)
-    @rule()
-    def schedule(self) -> None:
+    @rule(drafts=st.lists(st.lists(st.sampled_from([2, 2, 2, EOS, 3]), max_size=5), min_size=3, max_size=3))
+    def schedule(self, drafts: list[list[int]]) -> None:
         plan = self.scheduler.schedule(self.now)
         assert bool(plan.scheduled) == bool(self.scheduler.running)
         assert sum(tokens.length for tokens in plan.scheduled) <= MAX_STEP_TOKENS
@@ -89,16 +90,31 @@ class SchedulerWorkload(RuleBasedStateMachine):
         for sequence in self.scheduler.running:
             if sequence.pending_tokens == 1:
                 assert sequence in planned
-        for tokens in plan.scheduled:
+        rooms = plan.draftable
+        assert all(0 < room <= MAX_STEP_TOKENS for room in rooms.values())
+        guesses = {sequence: tuple(draft[: rooms[sequence]]) for sequence, draft in zip(rooms, drafts, strict=False)}
+        self.plan = self.extend(plan, guesses)
+        for tokens in self.plan.scheduled:
             self.compute(tokens)
-        self.plan = plan
+
+    def extend(self, plan: StepPlan, drafts: dict[Sequence, tuple[int, ...]]) -> StepPlan:
+        """Add drafts, which may cost nobody anything."""
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        extended = self.scheduler.extend(plan, drafts)
+        assert (self.scheduler.running, self.scheduler.waiting) == (running, waiting)
+        assert sum(tokens.rows for tokens in extended.scheduled) <= MAX_STEP_TOKENS
+        for before, after in zip(plan.scheduled, extended.scheduled, strict=True):
+            assert (after.sequence, after.start, after.length) == (before.sequence, before.start, before.length)
+            assert drafts.get(after.sequence, ())[: len(after.draft)] == after.draft
+            assert after.end + len(after.draft) < after.sequence.limit_tokens or not after.draft
+        return extended
 
     def compute(self, tokens: ScheduledTokens) -> None:
         """Write tokens where the plan says, and see that all that they attend to lies where the plan says.
 
         In place of keys and values the slot of a token holds the tokens up to it, which those depend on.
         """
-        text = tuple(tokens.sequence.token_ids(0, tokens.start + tokens.length))
+        text = (*tokens.sequence.token_ids(0, tokens.end), *tokens.draft)
         size = self.cache.page_tokens
         assert len(tokens.pages) == -(-len(text) // size)
         slots = [tokens.pages[position // size] * size + position % size for position in range(len(text))]
@@ -111,18 +127,41 @@ class SchedulerWorkload(RuleBasedStateMachine):
     @rule(data=st.data())
     def update(self, data: st.DataObject) -> None:
         assert self.plan is not None
-        drawn = [data.draw(st.sampled_from([EOS, 2, 2, 2, 2, None])) for _ in self.plan.sampled]
-        live = [not sequence.ended for sequence in self.plan.sampled]
-        before = [len(sequence.output_token_ids) for sequence in self.plan.sampled]
-        self.scheduler.update(self.plan, drawn, self.now)
-        for sequence, token_id, was_live, length in zip(self.plan.sampled, drawn, live, before, strict=True):
+        plan = self.plan
+        drawn = [data.draw(st.sampled_from([EOS, 2, 2, 2, 2, None])) for _ in plan.sampled]
+        live = [not sequence.ended for sequence in plan.sampled]
+        before = [len(sequence.output_token_ids) for sequence in plan.sampled]
+        holding = self.scheduler.update(plan, drawn, self.now)
+        for sequence, token_id, was_live, length in zip(plan.sampled, drawn, live, before, strict=True):
             grown = was_live and token_id is not None
             assert len(sequence.output_token_ids) == length + grown
             given = sequence.request.output_token_ids
             assert sequence.cached_prompt_tokens <= len(sequence.request.prompt_token_ids) - (not given)
             if was_live and token_id is None:
                 assert isinstance(sequence.failure, NumericalError)
+        foretold = [
+            tokens.sequence
+            for tokens, token_id in zip([one for one in plan.scheduled if one.samples], drawn, strict=True)
+            if tokens.draft[:1] == (token_id,) and not tokens.sequence.ended
+        ]
+        assert holding.sampled == foretold
+        self.plan = holding if holding.scheduled else None
+
+    @precondition(lambda self: self.plan is None)
+    @rule(steps=st.integers(1, 8), draft=st.lists(st.sampled_from([2, 2, 2, 3]), max_size=8))
+    def run(self, steps: int, draft: list[int]) -> None:
+        """Go some steps without an interruption, so that much of what happens happens in decode."""
+        for _ in range(steps):
+            self.schedule([draft] * MAX_RUNNING)
+            self.finish_step()
+
+    def finish_step(self) -> None:
+        while self.plan is not None and self.plan.scheduled:
+            self.plan = self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
         self.plan = None
+        self.everything_is_in_one_place()
+        self.pages_are_in_order()
+        self.nobody_waits_without_need()
 
     @rule(sequence=consumes(sequences))
     def abort(self, sequence: Sequence) -> None:
@@ -156,9 +195,13 @@ class SchedulerWorkload(RuleBasedStateMachine):
         assert bool(self.cache.used_tokens) == bool(running)
         for sequence in running:
             assert sequence.computed_tokens < sequence.total_tokens <= sequence.limit_tokens
+            assert 0 <= sequence.accepted_tokens <= sequence.drafted_tokens
             # What the next token needs is taken when it is planned.
             needed = -(-(sequence.total_tokens - 1) // self.cache.page_tokens)
             assert len(self.cache.pages(sequence, sequence.total_tokens)) >= needed
+            if self.plan is None:  # no page is left from a draft
+                most = -(-sequence.total_tokens // self.cache.page_tokens)
+                assert len(self.cache.pages(sequence, CAPACITY_TOKENS)) <= most
         assert all(sequence.computed_tokens == 0 for sequence in self.scheduler.waiting)
 
     @invariant()
@@ -173,15 +216,14 @@ class SchedulerWorkload(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not self.added:
             return
-        if self.plan is not None:
-            self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
+        self.finish_step()
         steps = 0
-        while (plan := self.scheduler.schedule(self.now)).scheduled:
+        while self.scheduler.running:
+            self.schedule([[2] * (steps % 5)] * MAX_RUNNING)
+            assert self.plan is not None
             first = min(self.scheduler.running, key=lambda sequence: (-sequence.level, sequence.place))
-            assert first in [tokens.sequence for tokens in plan.scheduled], "the first one makes progress"
-            for tokens in plan.scheduled:
-                self.compute(tokens)
-            self.scheduler.update(plan, [2] * len(plan.sampled), self.now)
+            assert first in [tokens.sequence for tokens in self.plan.scheduled], "the first one makes progress"
+            self.finish_step()
             self.everything_is_in_one_place()
             self.pages_are_in_order()
             self.nobody_waits_without_need()

@@ -68,6 +68,33 @@ def test_queue_prefill_and_decode_follow_each_other_under_the_callers_span(
     assert decoded["gen_ai.response.finish_reasons"] == ["length"]
 
 
+def test_drafts_are_told_on_the_decode_span_and_counted_by_what_came_of_them(
+    receiver: OtlpReceiver, telemetry: Telemetry
+):
+    caller = telemetry.tracer.start_span("caller")
+    finish = Finish(FinishReason.LENGTH, TIMINGS, drafted_tokens=8, accepted_tokens=5)
+    record_generation_spans(telemetry, envelope_of(caller), finish, SCOPE)
+    record_generation_spans(telemetry, Envelope("g-2"), finish, SCOPE)
+    assert telemetry.flush()
+    decoded = attributes(receiver.span("decode", Span.SPAN_KIND_INTERNAL).attributes)
+    assert decoded["qwire.usage.drafted_tokens"] == 8
+    assert decoded["qwire.usage.accepted_tokens"] == 5
+    points = receiver.counts("qwire.server.draft.tokens")
+    assert {attributes(point.attributes)["qwire.draft.outcome"]: point.as_int for point in points} == {
+        "accepted": 10,
+        "rejected": 6,
+    }
+
+
+def test_without_drafts_nothing_is_told_of_them(receiver: OtlpReceiver, telemetry: Telemetry):
+    caller = telemetry.tracer.start_span("caller")
+    record_generation_spans(telemetry, envelope_of(caller), FINISH, SCOPE)
+    assert telemetry.flush()
+    decoded = attributes(receiver.span("decode", Span.SPAN_KIND_INTERNAL).attributes)
+    assert not any("draft" in name for name in decoded)
+    assert "qwire.server.draft.tokens" not in {metric.name for metric in receiver.metrics}
+
+
 def test_measurements_carry_the_callers_span_as_exemplar(receiver: OtlpReceiver, telemetry: Telemetry):
     caller = telemetry.tracer.start_span("caller")
     record_generation_spans(telemetry, envelope_of(caller), FINISH, SCOPE)
