@@ -42,22 +42,21 @@ class RemoteEngine:
         Where that one is lost, another one is asked to go on from the tokens that came so far. Since a token is a
         function of what is before it, the consumer notices nothing but the time.
         """
-        emitted = list(request.output_token_ids)
+        received = _Received(request)
         patience = Patience(self._failover_timeout_s, request.envelope.deadline_unix_ns)
         while True:
             try:
-                async with aclosing(
-                    self._attempt(replace(request, output_token_ids=tuple(emitted)), patience.left_s)
-                ) as chunks:
+                async with aclosing(self._attempt(received.rest(), patience.left_s)) as chunks:
                     async for chunk in chunks:
-                        emitted += chunk.token_ids
                         patience.renew()
-                        yield chunk
+                        news = received.add(chunk)
+                        if news is not None:
+                            yield news
                         if chunk.finish is not None:
                             return
             except EngineUnavailable as lost:
                 await patience.wait(lost)
-                request_id, tokens = request.envelope.request_id, len(emitted)
+                request_id, tokens = request.envelope.request_id, received.output_tokens
                 log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
 
     async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
@@ -97,6 +96,43 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
+
+
+class _Received:
+    """What came of one generation so far, from whichever replica.
+
+    Args:
+        request: The generation.
+    """
+
+    def __init__(self, request: TokenRequest) -> None:
+        self._request = request
+        self._output = list(request.output_token_ids)
+        self._told = 0  # prompt tokens, by log-probability
+        self._repeated = 0
+
+    @property
+    def output_tokens(self) -> int:
+        """Output tokens so far, those included that the request came with."""
+        return len(self._output)
+
+    def rest(self) -> TokenRequest:
+        """Return what another replica is to be asked for."""
+        if len(self._output) == len(self._request.output_token_ids):
+            self._repeated = self._told
+            return self._request
+        # All about the prompt comes before the first token.
+        return replace(self._request, output_token_ids=tuple(self._output), prompt_logprobs=None)
+
+    def add(self, chunk: TokenChunk) -> TokenChunk | None:
+        """Return what is new in a chunk; None = nothing."""
+        self._output += chunk.token_ids
+        if not chunk.prompt_logprobs:
+            return chunk
+        news = chunk.prompt_logprobs[self._repeated :]
+        self._repeated -= len(chunk.prompt_logprobs) - len(news)
+        self._told += len(news)
+        return replace(chunk, prompt_logprobs=news) if news else None
 
 
 async def _first(

@@ -51,7 +51,7 @@ class ModelReplica:
         async with aclosing(self._engine.generate(request)) as chunks:
             async for chunk in chunks:
                 yield chunk
-                if interval_s and chunk.finish is None:
+                if interval_s and chunk.token_ids and chunk.finish is None:
                     await asyncio.sleep(interval_s)
 
     async def cancel(self, request_id: str) -> bool:

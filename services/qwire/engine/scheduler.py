@@ -98,6 +98,11 @@ class Scheduler:
             self._admit()
         return sequence
 
+    def spoil(self, sequence: Sequence, failure: EngineError) -> None:
+        """End a running sequence whose computation went wrong, with this failure: nobody finds its pages again."""
+        self._cache.forget(sequence)
+        self._fail(sequence, failure)
+
     def expire(self, now_unix_ns: int) -> list[Sequence]:
         """End every sequence whose deadline has passed, and return them."""
         late = [sequence for sequence in (*self.waiting, *self.running) if _is_late(sequence, now_unix_ns)]
@@ -134,14 +139,14 @@ class Scheduler:
         """
         for tokens in plan.scheduled:
             if not tokens.sequence.ended:  # else it was aborted while the step was computed
+                tokens.sequence.scored_tokens += len(tokens.sequence.unscored(tokens.start, tokens.length))
                 tokens.sequence.computed_tokens += tokens.length
                 self._cache.keep(tokens.sequence)
         for sequence, token_id in zip(plan.sampled, token_ids, strict=True):
             if sequence.ended:
                 continue
             if token_id is None:
-                self._cache.forget(sequence)
-                self._fail(sequence, sequence.no_token)
+                self.spoil(sequence, sequence.no_token)
                 continue
             sequence.append(token_id, now_unix_ns)
             if sequence.ended:

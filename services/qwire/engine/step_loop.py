@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from qwire.engine.chunk import Finish
-from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
-from qwire.engine.runner import ModelRunner
+from qwire.engine.chunk import Finish, TokenLogprobs
+from qwire.engine.errors import EngineError, EngineUnavailable, NumericalError, QueueFull
+from qwire.engine.runner import ModelRunner, StepResult
 from qwire.engine.sampler import DrawnToken
 from qwire.engine.scheduler import Scheduler, StepPlan
 from qwire.engine.sequence import Sequence
@@ -26,9 +26,10 @@ _LEAST_RETRY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a step brought for one generation: a token, the last one with `finish`, or a failure."""
+    """What a step brought for one generation: records of its prompt, a token, the last one with `finish`, or a failure."""
 
     sequence: Sequence
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     token: DrawnToken | None = None
     finish: Finish | None = None
     failure: EngineError | None = None
@@ -144,8 +145,8 @@ class StepLoop:
                 for sequence in plan.preempted:
                     _logger.info("generation_preempted", request_id=sequence.request_id, tokens=sequence.total_tokens)
                 began_s = time.monotonic()
-                drawn = self._runner.execute(plan)
-                self._book(plan, drawn, time.monotonic() - began_s)
+                result = self._runner.execute(plan)
+                self._book(plan, result, time.monotonic() - began_s)
         except Exception:
             # Whatever it was, the state of the model's memory is unknown now: everything ends, and health says so.
             _logger.exception("engine_died")
@@ -166,19 +167,32 @@ class StepLoop:
                 self._changed.wait()
         return None
 
-    def _book(self, plan: StepPlan, drawn: list[DrawnToken | None], step_s: float) -> None:
-        token_ids = [None if token is None else token.token_id for token in drawn]
+    def _book(self, plan: StepPlan, result: StepResult, step_s: float) -> None:
+        token_ids = [None if token is None else token.token_id for token in result.drawn]
         decoded = sum(1 for sequence in plan.sampled if sequence.first_token_unix_ns)
         with self._changed:
             # What was aborted during the step gets nothing more.
-            live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
+            live = [pair for pair in zip(plan.sampled, result.drawn, strict=True) if not pair[0].ended]
+            deliveries = self._book_scores(result)
             self._scheduler.update(plan, token_ids, time.time_ns())
-            deliveries = [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
+            for sequence, token in live:
+                deliveries.append(Delivery(sequence, token=token, finish=sequence.finish, failure=sequence.failure))
             self._steps += 1
             if decoded:
                 self._rate.record(time.monotonic(), step_s, decoded)
         if deliveries:
             self._deliver(deliveries)
+
+    def _book_scores(self, result: StepResult) -> list[Delivery]:
+        """Return what was learnt of prompts, and end the generations where that is not finite."""
+        scores = {sequence: records for sequence, records in result.scores.items() if not sequence.ended}
+        for sequence, records in scores.items():
+            if records is None:
+                self._scheduler.spoil(sequence, NumericalError())
+        return [
+            Delivery(sequence, prompt_logprobs=records or (), failure=sequence.failure)
+            for sequence, records in scores.items()
+        ]
 
     def _end(self) -> None:
         with self._changed:
