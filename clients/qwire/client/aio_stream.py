@@ -85,7 +85,7 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
 
 
 class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):
-    """A generation as it comes: `Started`, then `Delta`s and `ToolCall`s, then `Finished`.
+    """A generation as it comes: `Started`, the prompt if asked for, `Delta`s and `ToolCall`s, `Finished`.
 
     Example:
         async with client.stream("Name three rivers") as stream:

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.errors import StreamBroken, StreamTruncated
 from qwire.client.health import Health
-from qwire.client.result import Channel, Delta, Finished, Generation, StreamEvent, TokenInfo
+from qwire.client.result import Channel, Delta, Finished, Generation, PromptRead, StreamEvent, TokenInfo
 from qwire.client.started import Started
 from qwire.client.tool import ToolCall
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2
@@ -56,12 +56,14 @@ class _Sequence:
 
 
 class GenerationReader:
-    """Reads `StreamGenerate`: one `Started`, then deltas and tool calls, then one `Finished`."""
+    """Reads `StreamGenerate`: one `Started`, the prompt, then deltas and tool calls, then one `Finished`."""
 
     def __init__(self) -> None:
         self.started: Started | None = None
         self.finished: Finished | None = None
         self._sequence = _Sequence()
+        self._begun = False
+        self._prompt: list[PromptRead] = []
         self._texts: dict[Channel, list[str]] = {Channel.TEXT: [], Channel.REASONING: []}
         self._tool_calls: list[ToolCall] = []
         self._tokens: list[TokenInfo] = []
@@ -86,9 +88,15 @@ class GenerationReader:
             case "started":
                 self.started = Started.from_proto(response.started)
                 return self.started
+            case "prompt":
+                if self._begun:
+                    raise StreamBroken("more of the prompt came after output", generation_id=self.generation_id)
+                self._prompt.append(PromptRead.from_proto(response.prompt))
+                return self._prompt[-1]
             case "delta":
                 return self._add(Delta.from_proto(response.delta))
             case "tool_call":
+                self._begun = True
                 call = ToolCall.from_proto(response.tool_call)
                 self._tool_calls.append(call)
                 return call
@@ -118,9 +126,13 @@ class GenerationReader:
             tool_calls=tuple(self._tool_calls),
             tokens=tuple(self._tokens),
             finished=self.finished,
+            prompt=PromptRead(
+                "".join(read.text for read in self._prompt), tuple(one for read in self._prompt for one in read.tokens)
+            ),
         )
 
     def _add(self, delta: Delta) -> Delta:
+        self._begun = True
         texts = self._texts.get(delta.channel)
         if texts is None:
             raise StreamBroken("a channel that this client does not know", generation_id=self.generation_id)

@@ -47,7 +47,7 @@ _CHANNELS = {types_pb2.CHANNEL_TEXT: Channel.TEXT, types_pb2.CHANNEL_REASONING: 
 
 @dataclass(frozen=True, slots=True)
 class TokenAlternative:
-    """One of the most likely tokens at an output position, with its natural-log probability."""
+    """One of the most likely tokens at a position, with its natural-log probability."""
 
     id: int
     logprob: float
@@ -55,11 +55,11 @@ class TokenAlternative:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """One output token.
+    """One token of the output, or of the prompt.
 
     Attributes:
         id: Its id in the model's vocabulary.
-        logprob: Its natural-log probability; None = not reported.
+        logprob: Its natural-log probability; None = not reported. The prompt's first token has none.
         top: The most likely tokens at its position, most likely first; empty = not reported.
     """
 
@@ -72,6 +72,25 @@ class TokenInfo:
         """Convert the message."""
         top = tuple(TokenAlternative(alternative.id, alternative.logprob) for alternative in proto.top)
         return cls(proto.id, proto.logprob if proto.HasField("logprob") else None, top)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The prompt as the model reads it, where `echo` or `prompt_logprobs` asks for it; in a stream what comes next.
+
+    Attributes:
+        text: Its text, chat template and control tokens included; empty without `echo`. In a stream it may lag behind
+            the tokens while a character is incomplete.
+        tokens: Its tokens, with log-probabilities where `prompt_logprobs` asks for them.
+    """
+
+    text: str = ""
+    tokens: tuple[TokenInfo, ...] = ()
+
+    @classmethod
+    def from_proto(cls, proto: types_pb2.GenerationPrompt) -> PromptRead:
+        """Convert the message."""
+        return cls(proto.text, tuple(map(TokenInfo.from_proto, proto.tokens)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +152,9 @@ class Finished:
         return (self.usage.output_tokens - 1) / self.timings.decode_s
 
 
-StreamEvent = Started | Delta | ToolCall | Finished
-"""What a stream yields: `Started` once, then `Delta`s (and `ToolCall`s), then `Finished` once."""
+StreamEvent = Started | PromptRead | Delta | ToolCall | Finished
+"""What a stream yields: `Started` once, `PromptRead`s where asked for, then `Delta`s (and `ToolCall`s), then `Finished`
+once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +168,7 @@ class Generation:
         tool_calls: Calls that the model asks for.
         tokens: One record per output token; empty where `token_info` is False.
         finished: How it ended.
+        prompt: The prompt, where it was asked for.
     """
 
     started: Started
@@ -156,6 +177,7 @@ class Generation:
     tool_calls: tuple[ToolCall, ...]
     tokens: tuple[TokenInfo, ...]
     finished: Finished
+    prompt: PromptRead = PromptRead()
 
     @classmethod
     def from_proto(cls, proto: types_pb2.Generation) -> Generation:
@@ -167,6 +189,7 @@ class Generation:
             tool_calls=tuple(map(ToolCall.from_proto, proto.tool_calls)),
             tokens=tuple(map(TokenInfo.from_proto, proto.tokens)),
             finished=Finished.from_proto(proto.finished),
+            prompt=PromptRead.from_proto(proto.prompt),
         )
 
     @property

@@ -159,6 +159,7 @@ class StreamGenerateResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """The event's number in its stream: 1, 2, 3 and so on without gaps (from ResumePoint.last_sequence + 1 after a resume)."""
     @_builtins.property
@@ -179,6 +180,12 @@ class StreamGenerateResponse(_message.Message):
     def finished(self) -> _types_pb2.GenerationFinished:
         """The generation ended well. Last event, once. A stream that ends without it ends with a non-OK status."""
 
+    @_builtins.property
+    def prompt(self) -> _types_pb2.GenerationPrompt:
+        """More of the prompt, where OutputOptions.echo or OutputOptions.prompt_logprobs asked for it. All of it comes after
+        `started` and before the first delta, in as many events as keep each one small.
+        """
+
     def __init__(
         self,
         *,
@@ -187,12 +194,13 @@ class StreamGenerateResponse(_message.Message):
         delta: Global___GenerationDelta | None = ...,
         tool_call: _types_pb2.ToolCall | None = ...,
         finished: _types_pb2.GenerationFinished | None = ...,
+        prompt: _types_pb2.GenerationPrompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt", b"prompt", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "sequence", b"sequence", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt", b"prompt", "sequence", b"sequence", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "tool_call", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "tool_call", "finished", "prompt"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

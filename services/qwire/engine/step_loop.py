@@ -26,7 +26,7 @@ _LEAST_RETRY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a step brought for one generation: records of its prompt, a token, the last one with `finish`, or a failure."""
+    """What a step brought for one generation: more about its prompt, a token, the last one with `finish`, a failure."""
 
     sequence: Sequence
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()

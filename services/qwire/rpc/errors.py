@@ -4,6 +4,7 @@ RpcError
 ├── InvalidFields        the caller's: fields of a message are out of range or not supported
 ├── MalformedMessage     the caller's: the bytes are not a message of this type
 ├── MessageTooLarge      the caller's: the message is beyond the server's limit
+├── ResponseTooLarge     the caller's: what was asked for is beyond the server's limit of an answer
 ├── ModelNotFound        the caller's: no such model is served
 ├── ServiceNotFound      the caller's: no health is known of this name (grpc.health.v1)
 ├── ModelNotReady        the operator's: the model is still being loaded; another try may succeed
@@ -78,6 +79,18 @@ class MessageTooLarge(RpcError):
     def __init__(self, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(size_bytes, limit_bytes)
         self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class ResponseTooLarge(RpcError):
+    """What was asked for does not fit in one message.
+
+    Args:
+        limit_bytes: The limit.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
         self.limit_bytes = limit_bytes
 
 

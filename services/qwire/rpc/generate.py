@@ -29,16 +29,19 @@ class GenerateService(GenerateServiceServicer):
     Args:
         registry: The models.
         monitor: Is told of every token, as a sign of life.
+        max_response_bytes: The largest message with a whole generation.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor) -> None:
+    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, max_response_bytes: int) -> None:
         self._registry = registry
         self._monitor = monitor
+        self._max_response_bytes = max_response_bytes
 
     @override
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
         """Return a whole generation."""
-        return pb.GenerateResponse(generation=await _run(request).whole(self._registry, self._monitor))
+        run = _run(request)
+        return pb.GenerateResponse(generation=await run.whole(self._registry, self._monitor, self._max_response_bytes))
 
     @override
     async def StreamGenerate(

@@ -1,4 +1,4 @@
-"""What a generation says, in text: started, deltas, tool calls, finished."""
+"""What a generation says, in text: started, the prompt, deltas, tool calls, finished."""
 
 from __future__ import annotations
 
@@ -36,6 +36,22 @@ class Started:
     sampling: SamplingParams
     stop: StopParams
     stop_strings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRead:
+    """More of the prompt, where it was asked for: never cumulative, all of it before the first delta.
+
+    Attributes:
+        text: Its text, control tokens shown; it may lag behind the tokens. Empty where the request has no `echo`.
+        token_ids: The tokens.
+        logprobs: One record per token where the request has `prompt_logprobs`, None for the prompt's first token; else
+            empty.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +112,6 @@ class Finished:
     reasoning_tokens: int = 0
 
 
-GenerationEvent = Started | Delta | ToolCalled | Finished
-"""`Started` once, then `Delta`s and `ToolCalled`s, then `Finished` once; a generation that fails raises instead."""
+GenerationEvent = Started | PromptRead | Delta | ToolCalled | Finished
+"""`Started` once, `PromptRead`s where they were asked for, then `Delta`s and `ToolCalled`s, then `Finished` once; a
+generation that fails raises instead."""

@@ -74,7 +74,7 @@ class Generation:
 
     Raises:
         InvalidRequest: The output that the request came with ended earlier than with its last token, or thinks beyond
-            its budget.
+            its budget; or log-probabilities of the prompt are asked for where output comes before the engine is asked.
     """
 
     def __init__(self, request: TokenRequest, output: OutputText, ends: ModelEnds) -> None:
@@ -113,6 +113,10 @@ class Generation:
     def _replay(self, token_ids: tuple[int, ...]) -> None:
         self._take_given(token_ids)
         if self.finished is None and self._output.budget_spent:
+            if self.request.prompt_logprobs is not None:
+                raise InvalidRequest(
+                    "output.prompt_logprobs", "is not possible where thinking is ended before it begins: see reasoning"
+                )
             rest, closing = token_ids[len(self._token_ids) :], self._ends.thinking
             given = min(len(rest), len(closing))
             if rest[:given] != closing[:given]:
@@ -136,7 +140,9 @@ class Generation:
         events = self._take_given(token_ids[: self.request.stop.max_output_tokens - len(self._token_ids)])
         if self.finished is None:
             envelope = replace(self.request.envelope, request_id=answer_id(self.request.envelope.request_id))
-            self.request = replace(self.request, envelope=envelope, output_token_ids=tuple(self._token_ids))
+            self.request = replace(
+                self.request, envelope=envelope, output_token_ids=tuple(self._token_ids), prompt_logprobs=None
+            )
         return events
 
     def _take_given(self, token_ids: tuple[int, ...]) -> list[Delta | ToolCalled]:

@@ -124,6 +124,10 @@ class TextProcessor:
             case TokenPrompt():
                 return 0
 
+    def prompt_detokenizer(self) -> Detokenizer:
+        """Return a new detokenizer that shows control tokens as their text, as a prompt's template wrote them."""
+        return Detokenizer(self._tokenizer.shown_bytes)
+
     def output_text(
         self,
         stop_strings: Sequence[str],

@@ -141,6 +141,8 @@ class GenerationRequest:
         stop: When the output ends.
         resume: Go on after output that exists; None = a new generation.
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
+        prompt_logprobs: Likewise; not told again in a resumed generation.
+        echo: Tell the prompt's text and tokens; not again in a resumed generation.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
         constraint: What the answer must match, thinking aside; None = anything.
     """
@@ -151,5 +153,7 @@ class GenerationRequest:
     stop: StopOptions = field(default_factory=StopOptions)
     resume: ResumePoint | None = None
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    echo: bool = False
     reasoning_budget_tokens: int | None = None
     constraint: Constraint | None = None

@@ -90,6 +90,7 @@ def test_exported_names() -> None:
             "Priority",
             "Probe",
             "Prompt",
+            "PromptRead",
             "Quantization",
             "QuantizationMethod",
             "QwireError",

@@ -39,6 +39,9 @@ def play(
     started = _started(state, spec, generation)
     sequence = 1
     yield generate_pb2.StreamGenerateResponse(sequence=sequence, started=started)
+    if spec.output.echo or spec.output.HasField("prompt_logprobs"):
+        sequence += 1
+        yield generate_pb2.StreamGenerateResponse(sequence=sequence, prompt=_prompt(spec))
     deltas = _deltas(answer, spec)
     for position, delta in enumerate(deltas):
         if position == _last(answer, len(deltas)):
@@ -73,6 +76,8 @@ def gather(events: Iterator[generate_pb2.StreamGenerateResponse]) -> types_pb2.G
         match event.WhichOneof("event"):
             case "started":
                 whole.started.CopyFrom(event.started)
+            case "prompt":
+                whole.prompt.CopyFrom(event.prompt)
             case "delta":
                 whole.tokens.extend(event.delta.tokens)
                 if event.delta.channel == types_pb2.CHANNEL_REASONING:
@@ -90,8 +95,11 @@ def prompt_tokens(message: types_pb2.GenerationSpec | generate_pb2.CountTokensRe
     """Count a prompt: a token per word."""
     if isinstance(message, types_pb2.GenerationSpec) and message.HasField("tokens"):
         return len(message.tokens.ids)
-    texts = [message.text] if message.HasField("text") else [said.text for said in message.chat.messages]
-    return sum(len(words(text)) for text in texts)
+    return sum(len(words(text)) for text in _texts(message))
+
+
+def _texts(message: types_pb2.GenerationSpec | generate_pb2.CountTokensRequest) -> list[str]:
+    return [message.text] if message.HasField("text") else [said.text for said in message.chat.messages]
 
 
 def _started(
@@ -124,24 +132,31 @@ def _deltas(answer: Answer, spec: types_pb2.GenerationSpec) -> list[generate_pb2
     """Return one delta and one token per word, as many as the request allows."""
     parts = [(types_pb2.CHANNEL_REASONING, word) for word in words(answer.reasoning)]
     parts += [(types_pb2.CHANNEL_TEXT, word) for word in words(answer.text)]
+    top = spec.output.top_logprobs if spec.output.HasField("top_logprobs") else None
     wants_tokens = spec.output.token_info if spec.output.HasField("token_info") else True
     return [
-        generate_pb2.GenerationDelta(
-            channel=channel, text=word, tokens=[_token(position, spec.output)] if wants_tokens else []
-        )
+        generate_pb2.GenerationDelta(channel=channel, text=word, tokens=[_token(position, top)] if wants_tokens else [])
         for position, (channel, word) in enumerate(parts[: spec.stop.max_output_tokens or None])
     ]
 
 
-def _token(token_id: int, output: types_pb2.OutputOptions) -> types_pb2.TokenInfo:
+def _token(token_id: int, top: int | None) -> types_pb2.TokenInfo:
     """Pretend that the token has half of the probability, the one after it half of the rest, and so on."""
-    if not output.HasField("top_logprobs"):
+    if top is None:
         return types_pb2.TokenInfo(id=token_id)
-    top = [
-        types_pb2.TokenAlternative(id=token_id + place, logprob=-math.log(2) * (place + 1))
-        for place in range(output.top_logprobs)
+    alternatives = [
+        types_pb2.TokenAlternative(id=token_id + place, logprob=-math.log(2) * (place + 1)) for place in range(top)
     ]
-    return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=top)
+    return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=alternatives)
+
+
+def _prompt(spec: types_pb2.GenerationSpec) -> types_pb2.GenerationPrompt:
+    """Return the prompt: texts as they are, and a token per word."""
+    output = spec.output
+    top = output.prompt_logprobs if output.HasField("prompt_logprobs") else None
+    ids = spec.tokens.ids if spec.HasField("tokens") else range(prompt_tokens(spec))
+    tokens = [_token(token_id, top if position else None) for position, token_id in enumerate(ids)]
+    return types_pb2.GenerationPrompt(text="".join(_texts(spec)) if output.echo else "", tokens=tokens)
 
 
 def _words(answer: Answer) -> int:
