@@ -189,7 +189,7 @@ class Workload:
 async def test_random_requests_in_little_memory(
     folder: Path, start_engine: StartEngine, pytestconfig: pytest.Config
 ) -> None:
-    count: int = pytestconfig.getoption("--engine-requests")
+    count: int = pytestconfig.option.engine_requests
     engine = await start_engine(
         folder, kv_capacity_tokens=MOST_TOKENS + 20, page_tokens=8, max_running=8, max_waiting=60, max_step_tokens=32
     )

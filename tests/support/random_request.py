@@ -102,7 +102,7 @@ def _constraint(source: random.Random) -> Constraint:
     kind = source.choice(list(ConstraintKind))
     texts = {
         ConstraintKind.JSON_SCHEMA: json.dumps(random_schema(source.randrange(_SCHEMAS))),
-        ConstraintKind.REGEX: source.choice((r"(\d{2}-){3}[a-f]+(x|yz)", r".{3,30}", r"[^a]*a")),
+        ConstraintKind.REGEX: source.choice((r"([0-9]{2}-){3}[a-f]+(x|yz)", r".{3,30}", r"[^a]*a")),
         ConstraintKind.GRAMMAR: 'start: sum\nsum: NUMBER | sum "+" NUMBER\nNUMBER: /[1-9][0-9]{0,2}/',
     }
     choices = ("yes", "no", 'yes, but "not" / now', "né 😀\n") if kind is ConstraintKind.CHOICE else ()
