@@ -117,6 +117,10 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
         lambda spec: setattr(spec.output, "prompt_logprobs", 21),
         {"output.prompt_logprobs": INVALID},
     ),
+    "fragments without tools": (
+        lambda spec: setattr(spec.output, "tool_call_fragments", True),
+        {"output.tool_call_fragments": INVALID},
+    ),
     "top_logprobs without tokens": (
         lambda spec: spec.output.MergeFrom(types_pb2.OutputOptions(token_info=False, top_logprobs=0)),
         {"output.top_logprobs": INVALID},

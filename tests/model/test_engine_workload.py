@@ -186,6 +186,7 @@ class Workload:
         assert not engine._preparing  # pyright: ignore[reportPrivateUsage]
 
 
+@pytest.mark.timeout(0)  # each wave has a bound of its own
 async def test_random_requests_in_little_memory(
     folder: Path, start_engine: StartEngine, pytestconfig: pytest.Config
 ) -> None:

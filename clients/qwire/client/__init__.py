@@ -50,7 +50,7 @@ from qwire.client.result import (
 from qwire.client.started import Sampling, Started, Stop
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream
 from qwire.client.sync import Client
-from qwire.client.tool import Tool, ToolCall
+from qwire.client.tool import Tool, ToolCall, ToolCallFragment
 from qwire.client.usage import Timings, Usage
 
 __all__ = [
@@ -117,6 +117,7 @@ __all__ = [
     "TokenPrompt",
     "Tool",
     "ToolCall",
+    "ToolCallFragment",
     "Unavailable",
     "Unsupported",
     "Usage",

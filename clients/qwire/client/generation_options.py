@@ -92,6 +92,10 @@ class GenerationOptions(TypedDict, total=False):
     """What the model may ask to have called, each name once; a mapping as OpenAI's API has it. Needs a conversation,
     and a model with the tools capability."""
 
+    tool_call_fragments: bool | None
+    """In a stream, tell of calls while the model writes them: `Delta.tool_call_fragments`. Needs tools; default
+    False."""
+
     reasoning: bool | None
     """Whether the model thinks before it answers. Needs a conversation, and a model with the reasoning capability."""
 

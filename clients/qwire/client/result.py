@@ -9,7 +9,7 @@ from typing import Any
 
 from qwire.client.prompt import ChatMessage, Role
 from qwire.client.started import Started
-from qwire.client.tool import ToolCall
+from qwire.client.tool import ToolCall, ToolCallFragment
 from qwire.client.usage import Timings, Usage
 from qwire.v1 import generate_pb2, types_pb2
 
@@ -101,17 +101,24 @@ class Delta:
         channel: What the text is.
         text: The text; may be empty while a character or a possible stop string is incomplete.
         tokens: The tokens; the text may lag behind them. Empty where `token_info` is False.
+        tool_call_fragments: More of calls that are not complete, in order, where `tool_call_fragments` asks for it.
     """
 
     channel: Channel
     text: str
     tokens: tuple[TokenInfo, ...]
+    tool_call_fragments: tuple[ToolCallFragment, ...] = ()
 
     @classmethod
     def from_proto(cls, proto: generate_pb2.GenerationDelta) -> Delta:
         """Convert the message."""
         channel = _CHANNELS.get(proto.channel, Channel.UNKNOWN)
-        return cls(channel, proto.text, tuple(map(TokenInfo.from_proto, proto.tokens)))
+        return cls(
+            channel,
+            proto.text,
+            tuple(map(TokenInfo.from_proto, proto.tokens)),
+            tuple(map(ToolCallFragment.from_proto, proto.tool_call_fragments)),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,6 +125,7 @@ class GenerationDelta(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FRAGMENTS_FIELD_NUMBER: _builtins.int
     channel: _types_pb2.Channel.ValueType
     """What the text is."""
     text: _builtins.str
@@ -133,16 +134,23 @@ class GenerationDelta(_message.Message):
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenInfo]:
         """The tokens, unless OutputOptions.token_info is false. The text may lag behind them, never run ahead."""
 
+    @_builtins.property
+    def tool_call_fragments(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ToolCallFragment]:
+        """What this output adds to tool calls that are not complete, in order, where OutputOptions.tool_call_fragments asks for
+        it. None of a call whose `tool_call` has come.
+        """
+
     def __init__(
         self,
         *,
         channel: _types_pb2.Channel.ValueType = ...,
         text: _builtins.str = ...,
         tokens: _abc.Iterable[_types_pb2.TokenInfo] | None = ...,
+        tool_call_fragments: _abc.Iterable[_types_pb2.ToolCallFragment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "text", b"text", "tokens", b"tokens", "tool_call_fragments", b"tool_call_fragments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -635,6 +635,50 @@ class ToolCall(_message.Message):
 Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
+class ToolCallFragment(_message.Message):
+    """More of a tool call that is not complete: to show, not to act on. Whether it is a call shows at its end only.
+
+    A call's fragments, joined, are the beginning of ToolCall.arguments_json; what that has beyond them is not told again.
+    Where it turns out to be no call, a fragment with `retracted` says so: what was told of it is void and comes as text,
+    beginning with the same delta. Fragments are part of the delta with the tokens that they come from, so a resumed
+    stream goes on with the next one. A call that does not begin with its name is told of when it is complete only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which call of the output it may become, from 0. The call that takes the place of a retracted one has the same."""
+    id: _builtins.str
+    """ToolCall.id of the call that it may become. Set on the first fragment of a call."""
+    name: _builtins.str
+    """The tool's name. Set on the first fragment of a call."""
+    arguments_json: _builtins.str
+    """Some of the arguments object, from where the last fragment ended: any piece of it, as the model wrote it."""
+    retracted: _builtins.bool
+    """It is no call."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        retracted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "index", b"index", "name", b"name", "retracted", b"retracted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallFragment: _TypeAlias = ToolCallFragment  # noqa: Y015
+
+@_typing.final
 class OutputOptions(_message.Message):
     """What a generation reports beside its text."""
 
@@ -644,6 +688,7 @@ class OutputOptions(_message.Message):
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
     ECHO_FIELD_NUMBER: _builtins.int
     PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FRAGMENTS_FIELD_NUMBER: _builtins.int
     token_info: _builtins.bool
     """Report one TokenInfo per output token. Unset = true. A caller who may want to resume needs them."""
     top_logprobs: _builtins.int
@@ -660,6 +705,10 @@ class OutputOptions(_message.Message):
     longer. A resumed generation does not report them again. Needs a model with the logprobs capability; refused where
     reasoning.budget_tokens is 0 and the prompt opens the thinking, which then is ended before the model is asked.
     """
+    tool_call_fragments: _builtins.bool
+    """In a stream, tell of tool calls while the model writes them: see ToolCallFragment. A whole generation has its calls
+    complete either way. Unset = false. Refused without tools.
+    """
     def __init__(
         self,
         *,
@@ -667,10 +716,11 @@ class OutputOptions(_message.Message):
         top_logprobs: _builtins.int | None = ...,
         echo: _builtins.bool | None = ...,
         prompt_logprobs: _builtins.int | None = ...,
+        tool_call_fragments: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_tool_call_fragments", b"_tool_call_fragments", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "tool_call_fragments", b"tool_call_fragments", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_tool_call_fragments", b"_tool_call_fragments", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "tool_call_fragments", b"tool_call_fragments", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__echo: _TypeAlias = _typing.Literal["echo"]  # noqa: Y015
     _WhichOneofArgType__echo: _TypeAlias = _typing.Literal["_echo", b"_echo"]  # noqa: Y015
@@ -678,6 +728,8 @@ class OutputOptions(_message.Message):
     _WhichOneofArgType__prompt_logprobs: _TypeAlias = _typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__token_info: _TypeAlias = _typing.Literal["token_info"]  # noqa: Y015
     _WhichOneofArgType__token_info: _TypeAlias = _typing.Literal["_token_info", b"_token_info"]  # noqa: Y015
+    _WhichOneofReturnType__tool_call_fragments: _TypeAlias = _typing.Literal["tool_call_fragments"]  # noqa: Y015
+    _WhichOneofArgType__tool_call_fragments: _TypeAlias = _typing.Literal["_tool_call_fragments", b"_tool_call_fragments"]  # noqa: Y015
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     @_typing.overload
@@ -686,6 +738,8 @@ class OutputOptions(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs) -> _WhichOneofReturnType__prompt_logprobs | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_info) -> _WhichOneofReturnType__token_info | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_call_fragments) -> _WhichOneofReturnType__tool_call_fragments | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 

@@ -13,6 +13,7 @@ from qwire.rpc.generation_message import (
     CHANNELS,
     call_message,
     finished_message,
+    fragment_message,
     prompt_message,
     started_message,
     token_messages,
@@ -159,10 +160,12 @@ class GenerationRun:
 
     def _delta(self, event: Delta) -> generate_pb2.GenerationDelta | None:
         """Return the delta's message; None where there is nothing that the caller asked to be told."""
-        channel = CHANNELS[event.channel]
-        if self._token_info and event.token_ids:
-            tokens = token_messages(event.token_ids, event.logprobs)
-            return generate_pb2.GenerationDelta(channel=channel, text=event.text, tokens=tokens)
-        if event.text:
-            return generate_pb2.GenerationDelta(channel=channel, text=event.text)
-        return None
+        told = self._token_info and event.token_ids
+        if not (told or event.text or event.fragments):
+            return None
+        return generate_pb2.GenerationDelta(
+            channel=CHANNELS[event.channel],
+            text=event.text,
+            tokens=token_messages(event.token_ids, event.logprobs) if told else [],
+            tool_call_fragments=map(fragment_message, event.fragments),
+        )

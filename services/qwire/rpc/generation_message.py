@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import SamplingParams, StopParams
-from qwire.text.event import EndReason, Finished, PromptRead, Started, ToolCalled
+from qwire.text.event import EndReason, Finished, PromptRead, Started, ToolCalled, ToolCallFragment
 from qwire.text.splitter import Channel
 from qwire.v1 import types_pb2 as pb
 
@@ -78,6 +78,17 @@ def call_message(called: ToolCalled) -> pb.ToolCall:
 def prompt_message(prompt: PromptRead) -> pb.GenerationPrompt:
     """Return more of the prompt."""
     return pb.GenerationPrompt(text=prompt.text, tokens=token_messages(prompt.token_ids, prompt.logprobs))
+
+
+def fragment_message(fragment: ToolCallFragment) -> pb.ToolCallFragment:
+    """Return more of a call that is not complete."""
+    return pb.ToolCallFragment(
+        index=fragment.index,
+        id=fragment.id,
+        name=fragment.name,
+        arguments_json=fragment.arguments_json,
+        retracted=fragment.retracted,
+    )
 
 
 def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs | None, ...]) -> list[pb.TokenInfo]:

@@ -55,6 +55,25 @@ class PromptRead:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallFragment:
+    """More of a call that is not complete.
+
+    Attributes:
+        index: Which call of the output it may become, from 0.
+        arguments_json: Some of its arguments, from where the last fragment ended.
+        id: Names the call, with its first fragment; empty = told before.
+        name: The tool's name, likewise.
+        retracted: It is no call: what was told of it is void, and comes as text.
+    """
+
+    index: int
+    arguments_json: str = ""
+    id: str = ""
+    name: str = ""
+    retracted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Output since the last delta: never cumulative.
 
@@ -64,12 +83,14 @@ class Delta:
         logprobs: One record per token where the request asks for them; else empty, as for tokens that were put in the
             model's mouth.
         channel: What the text is.
+        fragments: What these tokens add to a call that is not complete, where the request asks for it.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     channel: Channel = Channel.TEXT
+    fragments: tuple[ToolCallFragment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from hashlib import blake2b
 from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
-from qwire.text.event import Delta, EndReason, Finished, ToolCalled
+from qwire.text.call_progress import CallFragment
+from qwire.text.event import Delta, EndReason, Finished, ToolCalled, ToolCallFragment
 from qwire.text.output import OutputPiece, OutputText, joined
 from qwire.text.splitter import Channel
 
@@ -86,6 +87,7 @@ class Generation:
         self._ends = ends
         self._token_ids: list[int] = []
         self._calls = 0
+        self._begun_call_id = ""  # of a call that is told of, and is not complete
         # Until the engine tells: arrived, and nothing computed yet.
         self._timings = Timings(now, now, now, now)
         self._timed = False
@@ -184,13 +186,24 @@ class Generation:
         start = 0
         for piece in pieces:
             if piece.call is not None:
+                call_id = self._begun_call_id or self._call_id()
+                self._begun_call_id = ""
                 self._calls += 1
-                yield ToolCalled(self._call_id(), piece.call.name, piece.call.arguments_json)
-            elif piece.tokens or piece.text:
+                yield ToolCalled(call_id, piece.call.name, piece.call.arguments_json)
+            elif piece.tokens or piece.text or piece.fragments:
+                fragments = tuple(map(self._fragment, piece.fragments))
                 end = start + piece.tokens
                 self._token_ids += token_ids[start:end]
-                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel)
+                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel, fragments)
                 start = end
+
+    def _fragment(self, fragment: CallFragment) -> ToolCallFragment:
+        if fragment.name:
+            self._begun_call_id = self._call_id()
+        elif fragment.retracted:
+            self._begun_call_id = ""
+        call_id = self._begun_call_id if fragment.name else ""
+        return ToolCallFragment(self._calls, fragment.arguments_json, call_id, fragment.name, fragment.retracted)
 
     def _call_id(self) -> str:
         """Return an id that depends on what led to the call only, so that a resumed generation gives the same."""

@@ -130,10 +130,13 @@ class Generator:
         return replace(resolved, constraint=constraint)
 
     def _generation(self, request: GenerationRequest, token_request: TokenRequest) -> Generation:
+        splitter = self._processor.splitter(
+            request.prompt, token_request.prompt_token_ids, fragments=request.tool_call_fragments
+        )
         output = self._processor.output_text(
             request.stop.stop_strings,
             token_request.stop.min_output_tokens,
-            splitter=self._processor.splitter(request.prompt, token_request.prompt_token_ids),
+            splitter=splitter,
             budget_tokens=request.reasoning_budget_tokens,
         )
         ends = self._ends

@@ -143,6 +143,7 @@ class GenerationRequest:
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
         prompt_logprobs: Likewise; not told again in a resumed generation.
         echo: Tell the prompt's text and tokens; not again in a resumed generation.
+        tool_call_fragments: Tell of calls before they are complete.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
         constraint: What the answer must match, thinking aside; None = anything.
     """
@@ -155,5 +156,6 @@ class GenerationRequest:
     top_logprobs: int | None = None
     prompt_logprobs: int | None = None
     echo: bool = False
+    tool_call_fragments: bool = False
     reasoning_budget_tokens: int | None = None
     constraint: Constraint | None = None

@@ -113,6 +113,7 @@ def test_exported_names() -> None:
             "TokenPrompt",
             "Tool",
             "ToolCall",
+            "ToolCallFragment",
             "Unavailable",
             "Unsupported",
             "Usage",

@@ -96,6 +96,7 @@ def test_every_option_reaches_its_field() -> None:
         top_logprobs=5,
         echo=True,
         prompt_logprobs=3,
+        tool_call_fragments=True,
     )
     spec = generation_spec("hi", options)
     assert spec.model == "m"

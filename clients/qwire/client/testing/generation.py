@@ -56,7 +56,10 @@ def play(
     if answer.failure:
         raise ScriptedFailure(answer.failure)
     if answer.truncate_after is None:
-        for call in answer.tool_calls if len(deltas) == _words(answer) else ():
+        for index, call in enumerate(answer.tool_calls if len(deltas) == _words(answer) else ()):
+            if spec.output.tool_call_fragments:
+                sequence += 1
+                yield generate_pb2.StreamGenerateResponse(sequence=sequence, delta=_written(index, call))
             sequence += 1
             yield generate_pb2.StreamGenerateResponse(sequence=sequence, tool_call=_call(call))
         finished = _finished(answer, spec, started, len(deltas), time.monotonic() - began)
@@ -165,6 +168,20 @@ def _words(answer: Answer) -> int:
 
 def _call(call: ToolCall) -> types_pb2.ToolCall:
     return types_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+
+
+def _written(index: int, call: ToolCall) -> generate_pb2.GenerationDelta:
+    """Return a call while it is written: a fragment for each half of its arguments."""
+    half = len(call.arguments_json) // 2
+    return generate_pb2.GenerationDelta(
+        channel=types_pb2.CHANNEL_TEXT,
+        tool_call_fragments=[
+            types_pb2.ToolCallFragment(
+                index=index, id=call.id, name=call.name, arguments_json=call.arguments_json[:half]
+            ),
+            types_pb2.ToolCallFragment(index=index, arguments_json=call.arguments_json[half:]),
+        ],
+    )
 
 
 def _finished(
