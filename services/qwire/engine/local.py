@@ -15,7 +15,7 @@ from qwire.engine.cache import KVCacheManager
 from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.config import EngineConfig
-from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, GenerationCancelled, InvalidRequest
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
 from qwire.engine.matcher import Matcher
@@ -57,7 +57,7 @@ class LocalEngine:
         self._card = card
         self._config = config
         self._matchers = matchers
-        self._preparing: set[str] = set()
+        self._preparing: dict[str, asyncio.Task[Matcher]] = {}
         self._loop = asyncio.get_running_loop()
         self._streams: dict[str, TokenStream] = {}
         self._arrivals = itertools.count()
@@ -113,9 +113,9 @@ class LocalEngine:
 
     async def cancel(self, request_id: str) -> bool:
         """End the generation of this id before the next step; False = it is not live."""
-        if request_id in self._preparing:
-            self._preparing.remove(request_id)
-            return True
+        making = self._preparing.get(request_id)
+        if making is not None:
+            return not making.cancelling() and making.cancel()
         failure = GenerationCancelled()
         if not self._steps.abort(request_id, failure):
             return False
@@ -155,18 +155,24 @@ class LocalEngine:
         self._steps.join()
 
     async def _matcher(self, request: TokenRequest) -> Matcher | None:
-        """Return what follows the request's constraint; None = it has none. It can be cancelled meanwhile."""
+        """Return what follows the request's constraint; None = it has none. Meanwhile it can be cancelled or late."""
         if request.constraint is None:
             return None
-        request_id = request.envelope.request_id
-        self._preparing.add(request_id)
+        request_id, deadline_unix_ns = request.envelope.request_id, request.envelope.deadline_unix_ns
+        left_s = None if deadline_unix_ns is None else (deadline_unix_ns - time.time_ns()) / 1e9
+        making = asyncio.create_task(self._matchers.matcher(request.constraint, request.output_token_ids))
+        self._preparing[request_id] = making
         try:
-            matcher = await self._matchers.matcher(request.constraint, request.output_token_ids)
-            if request_id not in self._preparing:
-                raise GenerationCancelled
+            async with asyncio.timeout(left_s):
+                await asyncio.wait({making})
+        except TimeoutError:
+            raise DeadlineExceeded from None
         finally:
-            self._preparing.discard(request_id)
-        return matcher
+            making.cancel()
+            del self._preparing[request_id]
+        if making.cancelled():
+            raise GenerationCancelled
+        return making.result()
 
     def _check_available(self) -> None:
         if self._ended.is_set():
