@@ -14,3 +14,8 @@ from qwire.serve.environment import cache_dir
 def default_checkpoint() -> Checkpoint:
     """The default model, fetched and converted on first use."""
     return ModelStore(cache_dir(None)).resolve(DEFAULT_MODEL_ID)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let one run be longer than the suite has time for."""
+    parser.addoption("--engine-requests", type=int, default=1500, help="random requests of the engine's workload test")

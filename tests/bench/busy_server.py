@@ -21,7 +21,7 @@ from typing import Any
 
 from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
-from qwire.engine.runner import ModelRunner
+from qwire.engine.runner import ModelRunner, StepResult
 from qwire.engine.scheduler import StepPlan
 from qwire.models.checkpoint import Checkpoint
 from qwire.rpc.config import HealthConfig, ServerConfig
@@ -56,11 +56,11 @@ async def busy_server(
     folder = write_tiny_checkpoint(Path(tempfile.mkdtemp()))
     execute = ModelRunner.execute
 
-    def slow(runner: ModelRunner, plan: StepPlan) -> list[Any]:
+    def slow(runner: ModelRunner, plan: StepPlan) -> StepResult:
         time.sleep(step_s)
-        drawn = execute(runner, plan)
+        result = execute(runner, plan)
         computed(plan)
-        return drawn
+        return result
 
     ModelRunner.execute = slow  # pyright: ignore[reportAttributeAccessIssue]
     try:

@@ -113,6 +113,14 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
     "tools": (lambda spec: spec.tools.tools.add(name="f"), {"tools": UNSUPPORTED}),
     "adapter": (lambda spec: setattr(spec, "adapter", "a"), {"adapter": UNSUPPORTED}),
     "top_logprobs +": (lambda spec: setattr(spec.output, "top_logprobs", 21), {"output.top_logprobs": INVALID}),
+    "prompt_logprobs +": (
+        lambda spec: setattr(spec.output, "prompt_logprobs", 21),
+        {"output.prompt_logprobs": INVALID},
+    ),
+    "fragments without tools": (
+        lambda spec: setattr(spec.output, "tool_call_fragments", True),
+        {"output.tool_call_fragments": INVALID},
+    ),
     "top_logprobs without tokens": (
         lambda spec: spec.output.MergeFrom(types_pb2.OutputOptions(token_info=False, top_logprobs=0)),
         {"output.top_logprobs": INVALID},

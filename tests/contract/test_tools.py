@@ -85,6 +85,38 @@ async def test_a_stream_resumed_at_any_event_loses_no_call(processor: TextProces
             assert rest[-1].finished.reason == types_pb2.FINISH_REASON_TOOL_CALLS
 
 
+async def test_calls_are_told_of_while_they_are_written(processor: TextProcessor):
+    async with open_thinker(processor, CALLING) as model:
+        output = types_pb2.OutputOptions(tool_call_fragments=True)
+        spec = chat(ASKED, tools=tools(), sampling=types_pb2.SamplingOptions(seed=1), output=output)
+        whole = await model.stream(spec)
+        calls = [response.tool_call for response in whole if response.HasField("tool_call")]
+        told = [one for response in whole for one in response.delta.tool_call_fragments]
+        for index, call in enumerate(calls):
+            own = [one for one in told if one.index == index]
+            assert (own[0].id, own[0].name) == (call.id, call.name)
+            assert not any(one.id or one.name or one.retracted for one in own[1:])
+            assert "".join(one.arguments_json for one in own) == call.arguments_json
+        assert list((await model.whole(spec)).tool_calls) == calls
+        for cut in range(2, len(whole) - 1):
+            spec.resume.Clear()
+            spec.resume.output_token_ids.extend(token.id for seen in whole[:cut] for token in seen.delta.tokens)
+            spec.resume.last_sequence = whole[cut - 1].sequence
+            rest = await model.stream(spec)
+            assert [one for seen in (*whole[:cut], *rest) for one in seen.delta.tool_call_fragments] == told
+
+
+async def test_without_token_info_calls_are_told_of_all_the_same(processor: TextProcessor):
+    async with open_thinker(processor, '<tool_call>{"name": "weather", "arguments": {}} oh') as model:
+        output = types_pb2.OutputOptions(tool_call_fragments=True, token_info=False)
+        responses = await model.stream(chat(ASKED, tools=tools(), output=output))
+        told = [one for response in responses for one in response.delta.tool_call_fragments]
+        assert "".join(one.arguments_json for one in told) == "{}"
+        assert [one.retracted for one in told] == [False, False, True]
+        text = "".join(response.delta.text for response in responses)
+        assert text == '<tool_call>{"name": "weather", "arguments": {}} oh'
+
+
 async def test_results_go_back_to_the_model(processor: TextProcessor):
     async with open_thinker(processor, "Sunny.") as model:
         assert (await model.whole(chat(ASKED, CALLED, RESULT, tools=tools()))).text == "Sunny."

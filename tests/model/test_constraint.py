@@ -17,6 +17,7 @@ from qwire.engine.constraint import Constraint, ConstraintKind
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, TokenRequest
 from tests.model.constrained import (
+    OUTPUT_TOKENS,
     SAMPLED,
     Text,
     asking,
@@ -34,6 +35,7 @@ from tests.support.tiny_checkpoint import write_tiny_checkpoint
 pytestmark = pytest.mark.model
 
 StartEngine = Callable[..., Awaitable[LocalEngine]]
+SCHEMAS = 1000
 GREEDY = SamplingParams()
 SAMPLINGS = [
     GREEDY,
@@ -72,21 +74,24 @@ def text(folder: Path) -> Text:
     return Text(folder)
 
 
-@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_answers_to_random_schemas_are_valid(
-    folder: Path, text: Text, start_engine: StartEngine, sampling: SamplingParams
-):
-    engine = await start_engine(folder, max_running=32, max_waiting=500)
-    schemas = [random_schema(seed) for seed in range(200)]
-    outputs = await asyncio.gather(
-        *(output_of(engine, asking(f"{index}-schema", schema(one), sampling)) for index, one in enumerate(schemas))
-    )
+@pytest.mark.timeout(0)  # it is long, and a busy machine is not a failure
+async def test_answers_to_random_schemas_are_valid(folder: Path, text: Text, start_engine: StartEngine):
+    engine = await start_engine(folder, max_running=32, max_waiting=SCHEMAS)
+    schemas = [random_schema(seed) for seed in range(SCHEMAS)]
+    requests = [
+        asking(f"{index}-schema", schema(one), SAMPLINGS[index % len(SAMPLINGS)]) for index, one in enumerate(schemas)
+    ]
+    outputs = await asyncio.gather(*(output_of(engine, request) for request in requests))
     ended = 0
     for one, (token_ids, reason) in zip(schemas, outputs, strict=True):
         if reason is FinishReason.END_OF_TURN:
             ended += 1
-            Draft202012Validator(one).validate(json.loads(text.read(token_ids)))
-    assert ended >= 190, ended
+            validator = Draft202012Validator(one, format_checker=Draft202012Validator.FORMAT_CHECKER)
+            validator.validate(json.loads(text.read(token_ids)))
+        else:
+            assert reason is FinishReason.LENGTH
+            assert len(token_ids) == OUTPUT_TOKENS
+    assert ended >= 0.9 * SCHEMAS, ended
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)

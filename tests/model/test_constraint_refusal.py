@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from qwire.engine import matcher
+from qwire.engine import matcher, matcher_factory
 from qwire.engine.chunk import FinishReason
 from qwire.engine.constraint import MAX_CHOICES, Constraint, ConstraintKind
-from qwire.engine.errors import GenerationCancelled, InvalidRequest
+from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, InvalidRequest
 from qwire.engine.local import LocalEngine
-from qwire.engine.request import StopParams
+from qwire.engine.request import Envelope, StopParams
 from tests.model.constrained import (
     SAMPLED,
     Text,
@@ -58,6 +59,17 @@ UNUSABLE = {
     "remote": schema({"$ref": "https://example.com/schema.json"}),
     "dangling": schema({"$ref": "#/$defs/none"}),
     "format": schema({"type": "string", "format": "shoe-size"}),
+    "pattern of a format": schema({"type": "string", "format": "json-pointer"}),
+    "if": schema({"if": {"type": "integer"}, "then": {"minimum": 1}}),
+    "contains": schema({"type": "array", "contains": {"type": "integer"}}),
+    "property names": schema({"type": "object", "propertyNames": {"pattern": "^a"}}),
+    "dependent required": schema({"type": "object", "dependentRequired": {"a": ["b"]}}),
+    "dependent schemas": schema({"type": "object", "dependentSchemas": {"a": {"required": ["b"]}}}),
+    "unevaluated properties": schema({"type": "object", "unevaluatedProperties": False}),
+    "unevaluated items": schema({"type": "array", "unevaluatedItems": False}),
+    "dynamic reference": schema({"$dynamicRef": "#node"}),
+    "below": schema({"type": "object", "properties": {"a": {"items": {"not": {}}}}}),
+    "definition": schema({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [{"type": "null"}, {"contains": {}}]}}}),
     "library": schema({"not": {}, "x-guidance": {"lenient": True}}),
     "contradiction": schema({"type": "integer", "minimum": 2, "maximum": 1}),
     "lookahead": schema({"type": "string", "pattern": "^(?=a)b$"}),
@@ -137,6 +149,16 @@ async def test_a_matcher_that_gives_up_fails_alone(folder: Path, start_engine: S
     assert rest == alone
 
 
+async def test_constraints_that_cannot_be_used_touch_nobody_else(folder: Path, start_engine: StartEngine):
+    engine = await start_engine(folder, max_running=8)
+    others = [asking("free", None, SAMPLED, 60), asking("bound", regex("[a-f]{40}"), SAMPLED), asking("greedy", None)]
+    alone = [await output_of(engine, request) for request in others]
+    running = [asyncio.create_task(output_of(engine, request)) for request in others]
+    for name in ("not", "no regex", "no start", "contradiction", "no choice", "deep schema"):
+        assert (await refusal_of(engine, asking(name, UNUSABLE[name], SAMPLED))).field
+    assert await asyncio.gather(*running) == alone
+
+
 class _Panic(BaseException):
     """As the library's panics, which are no Exception."""
 
@@ -192,3 +214,26 @@ def test_constraints_cross_processes():
     constraint = replace(schema({"type": "object"}), after_token_id=3)
     assert pickle.loads(pickle.dumps(asking("a", constraint))).constraint == constraint  # noqa: S301 - our own
     assert json.loads(constraint.text) == {"type": "object"}
+
+
+async def test_who_waits_for_others_grammars_is_not_to_blame(
+    folder: Path, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(matcher_factory, "_COMPILE_S", 4.0)
+    engine = await start_engine(folder, max_running=16)
+    await output_of(engine, asking("vocabulary", choice("a")))
+    make = matcher_factory.MatcherFactory._make  # pyright: ignore[reportPrivateUsage] - to be slow on purpose
+
+    def slowly(*arguments: Any) -> matcher.Matcher:
+        time.sleep(0.5)
+        return make(*arguments)
+
+    monkeypatch.setattr(matcher_factory.MatcherFactory, "_make", slowly)
+    crowd = [asking(f"waits {index}", choice("yes", "no")) for index in range(12)]
+    late = replace(asking("late", choice("yes")), envelope=Envelope("late", deadline_unix_ns=time.time_ns() + 10**8))
+    *outputs, refused = await asyncio.gather(
+        *(output_of(engine, request) for request in (*crowd, late)), return_exceptions=True
+    )
+    assert [output for output in outputs if isinstance(output, BaseException)] == []
+    assert isinstance(refused, DeadlineExceeded)
+    assert not engine._preparation._under_way  # pyright: ignore[reportPrivateUsage]

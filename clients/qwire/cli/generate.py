@@ -47,6 +47,9 @@ def generate(
     ] = None,
     regex: Annotated[str | None, typer.Option(help="The regular expression that it must match.")] = None,
     choice: Annotated[list[str] | None, typer.Option(help="It must be this text; may be repeated.")] = None,
+    echo: Annotated[
+        bool, typer.Option("--echo", help="Write the prompt as the model reads it to standard error.")
+    ] = False,
     timeout: Timeout = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write the whole generation as JSON, at its end.")] = False,
     stats: Annotated[bool, typer.Option("--stats", help="Write tokens and times to standard error.")] = False,
@@ -78,6 +81,7 @@ def generate(
         json_schema=None if json_schema is None else _read_file(json_schema),
         regex=regex,
         choices=choice or None,
+        echo=echo or None,
     )
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         stopwatch = Stopwatch()

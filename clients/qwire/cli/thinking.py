@@ -1,4 +1,4 @@
-"""Shows a model's thinking beside its answer."""
+"""Shows a prompt and a model's thinking beside its answer."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from qwire.cli.output import shown
-from qwire.client import Channel, Delta, StreamEvent
+from qwire.client import Channel, Delta, PromptRead, StreamEvent
 
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def answer_of(events: Iterable[StreamEvent]) -> Iterator[str]:
-    """Yield the pieces of the answer, none empty; write the thinking to standard error as it comes.
+    """Yield the pieces of the answer, none empty; write prompt and thinking to standard error as they come.
 
-    So standard output has the answer alone. On a terminal the thinking is dimmed.
+    So standard output has the answer alone. On a terminal the rest is dimmed.
     """
-    thinking = False
+    aside = False
     try:
         for event in events:
-            if not isinstance(event, Delta) or not event.text:
+            if not isinstance(event, Delta | PromptRead) or not event.text:
                 continue
-            if event.channel is Channel.REASONING:
-                thinking = True
+            if isinstance(event, PromptRead) or event.channel is Channel.REASONING:
+                aside = True
                 _write(event.text)
                 continue
-            if thinking:
-                thinking = False
+            if aside:
+                aside = False
                 _write("\n\n")
             yield event.text
     finally:
-        if thinking:
+        if aside:
             _write("\n")
 
 

@@ -53,6 +53,7 @@ from qwire.client.result import (
     Finished,
     FinishReason,
     Generation,
+    PromptRead,
     StreamEvent,
     TokenAlternative,
     TokenInfo,
@@ -61,7 +62,7 @@ from qwire.client.resume_point import ResumePoint
 from qwire.client.started import Sampling, Started, Stop
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream
 from qwire.client.sync import Client
-from qwire.client.tool import Tool, ToolCall
+from qwire.client.tool import Tool, ToolCall, ToolCallFragment
 from qwire.client.usage import Timings, Usage
 
 __all__ = [
@@ -109,6 +110,7 @@ __all__ = [
     "Priority",
     "Probe",
     "Prompt",
+    "PromptRead",
     "Quantization",
     "QuantizationMethod",
     "QwireError",
@@ -133,6 +135,7 @@ __all__ = [
     "TokenPrompt",
     "Tool",
     "ToolCall",
+    "ToolCallFragment",
     "Unavailable",
     "Unsupported",
     "Usage",

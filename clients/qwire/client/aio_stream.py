@@ -109,7 +109,7 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
 
 
 class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):
-    """A generation as it comes: `Started`, then `Delta`s and `ToolCall`s, then `Finished`.
+    """A generation as it comes: `Started`, the prompt if asked for, `Delta`s and `ToolCall`s, `Finished`.
 
     Where the connection or the server is lost, the client sends the request again with the tokens that have come, and
     the stream goes on as if nothing had happened; `ResumeOptions` bounds it. `Finished.timings` are those of the last

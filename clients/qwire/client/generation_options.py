@@ -84,9 +84,21 @@ class GenerationOptions(TypedDict, total=False):
     """Report the log-probability of each output token and of this many most likely ones, in `TokenInfo`. Range [0, 20];
     default: none are reported. Needs `token_info`."""
 
+    echo: bool | None
+    """Tell the prompt's text, after the chat template, and its tokens: `Generation.prompt`. Default False."""
+
+    prompt_logprobs: int | None
+    """Report the log-probability of each prompt token, given those before it, and of this many most likely ones:
+    `Generation.prompt`. Range [0, 20]; default: none are reported. A prompt of thousands of tokens with many of them is
+    too large for one message: stream it."""
+
     tools: Sequence[Tool | Mapping[str, Any]] | None
     """What the model may ask to have called, each name once; a mapping as OpenAI's API has it. Needs a conversation,
     and a model with the tools capability."""
+
+    tool_call_fragments: bool | None
+    """In a stream, tell of calls while the model writes them: `Delta.tool_call_fragments`. Needs tools; default
+    False."""
 
     reasoning: bool | None
     """Whether the model thinks before it answers. Needs a conversation, and a model with the reasoning capability."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
+from typing import Any
 
 from qwire.client.errors import ModelChanged, StreamBroken, StreamTruncated
 from qwire.client.reader import Sequence
-from qwire.client.result import Channel, Delta, Finished, Generation, StreamEvent, TokenInfo
+from qwire.client.result import Channel, Delta, Finished, Generation, PromptRead, StreamEvent, TokenInfo
 from qwire.client.resume_point import ResumePoint
 from qwire.client.started import Started
 from qwire.client.tool import ToolCall
@@ -14,7 +16,7 @@ from qwire.v1 import generate_pb2, types_pb2
 
 
 class GenerationReader:
-    """Reads `StreamGenerate`: one `Started`, then deltas and tool calls, then one `Finished`.
+    """Reads `StreamGenerate`: one `Started`, the prompt, then deltas and tool calls, then one `Finished`.
 
     Where the stream broke, `rest` is the request for what is missing; what its answer repeats is left out.
 
@@ -35,6 +37,8 @@ class GenerationReader:
         self._hide_tokens = hide_tokens
         self._sequence = Sequence(spec.resume.last_sequence)
         self._output_token_ids = list(spec.resume.output_token_ids)
+        self._begun = False
+        self._prompt: list[PromptRead] = []
         self._texts: dict[Channel, list[str]] = {Channel.TEXT: [], Channel.REASONING: []}
         self._tool_calls: list[ToolCall] = []
         self._tokens: list[TokenInfo] = []
@@ -125,16 +129,27 @@ class GenerationReader:
             tool_calls=tuple(self._tool_calls),
             tokens=tuple(self._tokens),
             finished=self.finished,
+            prompt=PromptRead(
+                "".join(read.text for read in self._prompt), tuple(one for read in self._prompt for one in read.tokens)
+            ),
         )
 
     def _event(self, response: generate_pb2.StreamGenerateResponse) -> StreamEvent | None:
         match response.WhichOneof("event"):
             case "started":
                 return self._start(response.started)
+            case "prompt":
+                if self._begun:
+                    raise StreamBroken("more of the prompt came after output", generation_id=self.generation_id)
+                self._ahead.append(response)
+                self._prompt.append(PromptRead.from_proto(response.prompt))
+                return self._prompt[-1]
             case "delta":
+                self._begun = True
                 self._note_tokens(response)
                 return self._add(Delta.from_proto(response.delta))
             case "tool_call":
+                self._begun = True
                 self._ahead.append(response)
                 call = ToolCall.from_proto(response.tool_call)
                 self._tool_calls.append(call)
@@ -166,7 +181,8 @@ class GenerationReader:
         if not self._repeated or response.HasField("started"):
             return False
         due = self._repeated.popleft()
-        if (response.delta, response.tool_call) != (due.delta, due.tool_call):
+        # Of a prompt the ids have to be the same: its log-probabilities are, but for rounding.
+        if _said(response) != _said(due):
             raise StreamBroken("the resumed stream says something else than before", generation_id=self.generation_id)
         return True
 
@@ -183,6 +199,11 @@ class GenerationReader:
             raise StreamBroken("a channel that this client does not know", generation_id=self.generation_id)
         texts.append(delta.text)
         if self._hide_tokens:
-            return Delta(delta.channel, delta.text, ()) if delta.text else None
+            return replace(delta, tokens=()) if delta.text or delta.tool_call_fragments else None
         self._tokens.extend(delta.tokens)
         return delta
+
+
+def _said(response: generate_pb2.StreamGenerateResponse) -> tuple[Any, ...]:
+    prompt = response.prompt
+    return response.delta, response.tool_call, prompt.text, [token.id for token in prompt.tokens]

@@ -27,7 +27,7 @@ _SAMPLING = (
     "seed",
 )
 _STOP = ("max_output_tokens", "min_output_tokens", "stop_strings", "stop_token_ids", "ignore_eos")
-_OUTPUT = ("token_info", "top_logprobs")
+_OUTPUT = ("token_info", "top_logprobs", "echo", "prompt_logprobs", "tool_call_fragments")
 _CONSTRAINT = ("json_schema", "json_object", "regex", "choices", "grammar")
 _ROLES = {
     Role.SYSTEM: types_pb2.ROLE_SYSTEM,

@@ -9,7 +9,7 @@ from typing import Any
 
 from qwire.client.prompt import ChatMessage, Role
 from qwire.client.started import Started
-from qwire.client.tool import ToolCall
+from qwire.client.tool import ToolCall, ToolCallFragment
 from qwire.client.usage import Timings, Usage
 from qwire.v1 import generate_pb2, types_pb2
 
@@ -47,7 +47,7 @@ _CHANNELS = {types_pb2.CHANNEL_TEXT: Channel.TEXT, types_pb2.CHANNEL_REASONING: 
 
 @dataclass(frozen=True, slots=True)
 class TokenAlternative:
-    """One of the most likely tokens at an output position, with its natural-log probability."""
+    """One of the most likely tokens at a position, with its natural-log probability."""
 
     id: int
     logprob: float
@@ -55,11 +55,11 @@ class TokenAlternative:
 
 @dataclass(frozen=True, slots=True)
 class TokenInfo:
-    """One output token.
+    """One token of the output, or of the prompt.
 
     Attributes:
         id: Its id in the model's vocabulary.
-        logprob: Its natural-log probability; None = not reported.
+        logprob: Its natural-log probability; None = not reported. The prompt's first token has none.
         top: The most likely tokens at its position, most likely first; empty = not reported.
     """
 
@@ -75,6 +75,25 @@ class TokenInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """The prompt as the model reads it, where `echo` or `prompt_logprobs` asks for it; in a stream what comes next.
+
+    Attributes:
+        text: Its text, chat template and control tokens included; empty without `echo`. In a stream it may lag behind
+            the tokens while a character is incomplete.
+        tokens: Its tokens, with log-probabilities where `prompt_logprobs` asks for them.
+    """
+
+    text: str = ""
+    tokens: tuple[TokenInfo, ...] = ()
+
+    @classmethod
+    def from_proto(cls, proto: types_pb2.GenerationPrompt) -> PromptRead:
+        """Convert the message."""
+        return cls(proto.text, tuple(map(TokenInfo.from_proto, proto.tokens)))
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Output since the last delta, never cumulative.
 
@@ -82,17 +101,24 @@ class Delta:
         channel: What the text is.
         text: The text; may be empty while a character or a possible stop string is incomplete.
         tokens: The tokens; the text may lag behind them. Empty where `token_info` is False.
+        tool_call_fragments: More of calls that are not complete, in order, where `tool_call_fragments` asks for it.
     """
 
     channel: Channel
     text: str
     tokens: tuple[TokenInfo, ...]
+    tool_call_fragments: tuple[ToolCallFragment, ...] = ()
 
     @classmethod
     def from_proto(cls, proto: generate_pb2.GenerationDelta) -> Delta:
         """Convert the message."""
         channel = _CHANNELS.get(proto.channel, Channel.UNKNOWN)
-        return cls(channel, proto.text, tuple(map(TokenInfo.from_proto, proto.tokens)))
+        return cls(
+            channel,
+            proto.text,
+            tuple(map(TokenInfo.from_proto, proto.tokens)),
+            tuple(map(ToolCallFragment.from_proto, proto.tool_call_fragments)),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +159,9 @@ class Finished:
         return (self.usage.output_tokens - 1) / self.timings.decode_s
 
 
-StreamEvent = Started | Delta | ToolCall | Finished
-"""What a stream yields: `Started` once, then `Delta`s (and `ToolCall`s), then `Finished` once."""
+StreamEvent = Started | PromptRead | Delta | ToolCall | Finished
+"""What a stream yields: `Started` once, `PromptRead`s where asked for, then `Delta`s (and `ToolCall`s), then `Finished`
+once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +175,7 @@ class Generation:
         tool_calls: Calls that the model asks for.
         tokens: One record per output token; empty where `token_info` is False.
         finished: How it ended.
+        prompt: The prompt, where it was asked for.
     """
 
     started: Started
@@ -156,6 +184,7 @@ class Generation:
     tool_calls: tuple[ToolCall, ...]
     tokens: tuple[TokenInfo, ...]
     finished: Finished
+    prompt: PromptRead = PromptRead()
 
     @classmethod
     def from_proto(cls, proto: types_pb2.Generation) -> Generation:
@@ -167,6 +196,7 @@ class Generation:
             tool_calls=tuple(map(ToolCall.from_proto, proto.tool_calls)),
             tokens=tuple(map(TokenInfo.from_proto, proto.tokens)),
             finished=Finished.from_proto(proto.finished),
+            prompt=PromptRead.from_proto(proto.prompt),
         )
 
     @property

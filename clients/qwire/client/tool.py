@@ -34,6 +34,31 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCallFragment:
+    """More of a call that is not complete: to show, not to act on. Only its `ToolCall` tells that it is one.
+
+    Attributes:
+        index: Which call of the output it may become, from 0. The call that takes a retracted one's place has the same.
+        id: The call's id, with its first fragment; empty = told before.
+        name: The tool's name, likewise.
+        arguments_json: Some of the arguments, from where the last fragment ended; all of them are the beginning of
+            `ToolCall.arguments_json`.
+        retracted: It is no call: what was told of it is void, and comes as text.
+    """
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments_json: str = ""
+    retracted: bool = False
+
+    @classmethod
+    def from_proto(cls, proto: types_pb2.ToolCallFragment) -> ToolCallFragment:
+        """Convert the message."""
+        return cls(proto.index, proto.id, proto.name, proto.arguments_json, proto.retracted)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCall:
     """A call that the model asks for.
 

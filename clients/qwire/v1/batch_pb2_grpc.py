@@ -56,14 +56,16 @@ class BatchServiceServicer:
     """
 
     def BatchGenerate(self, request, context):
-        """BatchGenerate returns every item's outcome, in the order of the request.
+        """BatchGenerate returns every item's outcome, in the order of the request. Together they stay within the server's bound
+        of a response (4 MiB unless configured): an item that no longer fits when it is done fails with MESSAGE_TOO_LARGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamBatchGenerate(self, request, context):
-        """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`.
+        """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`. The bound
+        of a response holds for each item by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

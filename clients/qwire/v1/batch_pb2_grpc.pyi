@@ -37,9 +37,13 @@ class BatchServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> BatchServiceAsyncStub: ...
     BatchGenerate: _grpc.UnaryUnaryMultiCallable[_batch_pb2.BatchGenerateRequest, _batch_pb2.BatchGenerateResponse]
-    """BatchGenerate returns every item's outcome, in the order of the request."""
+    """BatchGenerate returns every item's outcome, in the order of the request. Together they stay within the server's bound
+    of a response (4 MiB unless configured): an item that no longer fits when it is done fails with MESSAGE_TOO_LARGE.
+    """
     StreamBatchGenerate: _grpc.UnaryStreamMultiCallable[_batch_pb2.StreamBatchGenerateRequest, _batch_pb2.StreamBatchGenerateResponse]
-    """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`."""
+    """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`. The bound
+    of a response holds for each item by itself.
+    """
 
 @_typing.type_check_only
 class BatchServiceAsyncStub(BatchServiceStub):
@@ -50,9 +54,13 @@ class BatchServiceAsyncStub(BatchServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     BatchGenerate: _aio.UnaryUnaryMultiCallable[_batch_pb2.BatchGenerateRequest, _batch_pb2.BatchGenerateResponse]  # type: ignore[assignment]
-    """BatchGenerate returns every item's outcome, in the order of the request."""
+    """BatchGenerate returns every item's outcome, in the order of the request. Together they stay within the server's bound
+    of a response (4 MiB unless configured): an item that no longer fits when it is done fails with MESSAGE_TOO_LARGE.
+    """
     StreamBatchGenerate: _aio.UnaryStreamMultiCallable[_batch_pb2.StreamBatchGenerateRequest, _batch_pb2.StreamBatchGenerateResponse]  # type: ignore[assignment]
-    """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`."""
+    """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`. The bound
+    of a response holds for each item by itself.
+    """
 
 class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
     """Runs several generations in one call. One bad item never fails the others: each has a result or a status of its own.
@@ -66,7 +74,9 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.BatchGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_batch_pb2.BatchGenerateResponse, _abc.Awaitable[_batch_pb2.BatchGenerateResponse]]:
-        """BatchGenerate returns every item's outcome, in the order of the request."""
+        """BatchGenerate returns every item's outcome, in the order of the request. Together they stay within the server's bound
+        of a response (4 MiB unless configured): an item that no longer fits when it is done fails with MESSAGE_TOO_LARGE.
+        """
 
     @_abc_1.abstractmethod
     def StreamBatchGenerate(
@@ -74,6 +84,8 @@ class BatchServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _batch_pb2.StreamBatchGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_batch_pb2.StreamBatchGenerateResponse], _abc.AsyncIterator[_batch_pb2.StreamBatchGenerateResponse]]:
-        """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`."""
+        """StreamBatchGenerate returns each item's outcome as it lands, in the order of landing, then one `finished`. The bound
+        of a response holds for each item by itself.
+        """
 
 def add_BatchServiceServicer_to_server(servicer: BatchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -25,33 +25,33 @@ _sym_db = _symbol_database.Default()
 from qwire.v1 import types_pb2 as qwire_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qwire/v1/generate.proto\x12\x08qwire.v1\x1a\x14qwire/v1/types.proto\"9\n\x0fGenerateRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.qwire.v1.GenerationSpec\"<\n\x10GenerateResponse\x12(\n\ngeneration\x18\x01 \x01(\x0b\x32\x14.qwire.v1.Generation\"?\n\x15StreamGenerateRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.qwire.v1.GenerationSpec\"h\n\x0fGenerationDelta\x12\"\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x11.qwire.v1.Channel\x12\x0c\n\x04text\x18\x02 \x01(\t\x12#\n\x06tokens\x18\x03 \x03(\x0b\x32\x13.qwire.v1.TokenInfo\"\xea\x01\n\x16StreamGenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x1b.qwire.v1.GenerationStartedH\x00\x12*\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x19.qwire.v1.GenerationDeltaH\x00\x12\'\n\ttool_call\x18\x04 \x01(\x0b\x32\x12.qwire.v1.ToolCallH\x00\x12\x30\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1c.qwire.v1.GenerationFinishedH\x00\x42\x07\n\x05\x65vent\"\xb6\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x13.qwire.v1.ChatInputH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12$\n\x05tools\x18\x04 \x01(\x0b\x32\x15.qwire.v1.ToolOptions\x12-\n\treasoning\x18\x05 \x01(\x0b\x32\x1a.qwire.v1.ReasoningOptionsB\x07\n\x05input\"L\n\x13\x43ountTokensResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"D\n\x18\x43\x61ncelGenerationResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.qwire.v1.CancelOutcome*m\n\rCancelOutcome\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCEL_OUTCOME_CANCELLED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_NOT_RUNNING\x10\x02\x32\xd2\x02\n\x0fGenerateService\x12\x41\n\x08Generate\x12\x19.qwire.v1.GenerateRequest\x1a\x1a.qwire.v1.GenerateResponse\x12U\n\x0eStreamGenerate\x12\x1f.qwire.v1.StreamGenerateRequest\x1a .qwire.v1.StreamGenerateResponse0\x01\x12J\n\x0b\x43ountTokens\x12\x1c.qwire.v1.CountTokensRequest\x1a\x1d.qwire.v1.CountTokensResponse\x12Y\n\x10\x43\x61ncelGeneration\x12!.qwire.v1.CancelGenerationRequest\x1a\".qwire.v1.CancelGenerationResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17qwire/v1/generate.proto\x12\x08qwire.v1\x1a\x14qwire/v1/types.proto\"9\n\x0fGenerateRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.qwire.v1.GenerationSpec\"<\n\x10GenerateResponse\x12(\n\ngeneration\x18\x01 \x01(\x0b\x32\x14.qwire.v1.Generation\"?\n\x15StreamGenerateRequest\x12&\n\x04spec\x18\x01 \x01(\x0b\x32\x18.qwire.v1.GenerationSpec\"\xa1\x01\n\x0fGenerationDelta\x12\"\n\x07\x63hannel\x18\x01 \x01(\x0e\x32\x11.qwire.v1.Channel\x12\x0c\n\x04text\x18\x02 \x01(\t\x12#\n\x06tokens\x18\x03 \x03(\x0b\x32\x13.qwire.v1.TokenInfo\x12\x37\n\x13tool_call_fragments\x18\x04 \x03(\x0b\x32\x1a.qwire.v1.ToolCallFragment\"\x98\x02\n\x16StreamGenerateResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12.\n\x07started\x18\x02 \x01(\x0b\x32\x1b.qwire.v1.GenerationStartedH\x00\x12*\n\x05\x64\x65lta\x18\x03 \x01(\x0b\x32\x19.qwire.v1.GenerationDeltaH\x00\x12\'\n\ttool_call\x18\x04 \x01(\x0b\x32\x12.qwire.v1.ToolCallH\x00\x12\x30\n\x08\x66inished\x18\x05 \x01(\x0b\x32\x1c.qwire.v1.GenerationFinishedH\x00\x12,\n\x06prompt\x18\x06 \x01(\x0b\x32\x1a.qwire.v1.GenerationPromptH\x00\x42\x07\n\x05\x65vent\"\xb6\x01\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12#\n\x04\x63hat\x18\x02 \x01(\x0b\x32\x13.qwire.v1.ChatInputH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12$\n\x05tools\x18\x04 \x01(\x0b\x32\x15.qwire.v1.ToolOptions\x12-\n\treasoning\x18\x05 \x01(\x0b\x32\x1a.qwire.v1.ReasoningOptionsB\x07\n\x05input\"L\n\x13\x43ountTokensResponse\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x63ontext_tokens\x18\x03 \x01(\r\"0\n\x17\x43\x61ncelGenerationRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"D\n\x18\x43\x61ncelGenerationResponse\x12(\n\x07outcome\x18\x01 \x01(\x0e\x32\x17.qwire.v1.CancelOutcome*m\n\rCancelOutcome\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x43\x41NCEL_OUTCOME_CANCELLED\x10\x01\x12\x1e\n\x1a\x43\x41NCEL_OUTCOME_NOT_RUNNING\x10\x02\x32\xd2\x02\n\x0fGenerateService\x12\x41\n\x08Generate\x12\x19.qwire.v1.GenerateRequest\x1a\x1a.qwire.v1.GenerateResponse\x12U\n\x0eStreamGenerate\x12\x1f.qwire.v1.StreamGenerateRequest\x1a .qwire.v1.StreamGenerateResponse0\x01\x12J\n\x0b\x43ountTokens\x12\x1c.qwire.v1.CountTokensRequest\x1a\x1d.qwire.v1.CountTokensResponse\x12Y\n\x10\x43\x61ncelGeneration\x12!.qwire.v1.CancelGenerationRequest\x1a\".qwire.v1.CancelGenerationResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'qwire.v1.generate_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CANCELOUTCOME']._serialized_start=971
-  _globals['_CANCELOUTCOME']._serialized_end=1080
+  _globals['_CANCELOUTCOME']._serialized_start=1075
+  _globals['_CANCELOUTCOME']._serialized_end=1184
   _globals['_GENERATEREQUEST']._serialized_start=59
   _globals['_GENERATEREQUEST']._serialized_end=116
   _globals['_GENERATERESPONSE']._serialized_start=118
   _globals['_GENERATERESPONSE']._serialized_end=178
   _globals['_STREAMGENERATEREQUEST']._serialized_start=180
   _globals['_STREAMGENERATEREQUEST']._serialized_end=243
-  _globals['_GENERATIONDELTA']._serialized_start=245
-  _globals['_GENERATIONDELTA']._serialized_end=349
-  _globals['_STREAMGENERATERESPONSE']._serialized_start=352
-  _globals['_STREAMGENERATERESPONSE']._serialized_end=586
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=589
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=771
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=773
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=849
-  _globals['_CANCELGENERATIONREQUEST']._serialized_start=851
-  _globals['_CANCELGENERATIONREQUEST']._serialized_end=899
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=901
-  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=969
-  _globals['_GENERATESERVICE']._serialized_start=1083
-  _globals['_GENERATESERVICE']._serialized_end=1421
+  _globals['_GENERATIONDELTA']._serialized_start=246
+  _globals['_GENERATIONDELTA']._serialized_end=407
+  _globals['_STREAMGENERATERESPONSE']._serialized_start=410
+  _globals['_STREAMGENERATERESPONSE']._serialized_end=690
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=693
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=875
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=877
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=953
+  _globals['_CANCELGENERATIONREQUEST']._serialized_start=955
+  _globals['_CANCELGENERATIONREQUEST']._serialized_end=1003
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_start=1005
+  _globals['_CANCELGENERATIONRESPONSE']._serialized_end=1073
+  _globals['_GENERATESERVICE']._serialized_start=1187
+  _globals['_GENERATESERVICE']._serialized_end=1525
 # @@protoc_insertion_point(module_scope)

@@ -125,6 +125,7 @@ class GenerationDelta(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FRAGMENTS_FIELD_NUMBER: _builtins.int
     channel: _types_pb2.Channel.ValueType
     """What the text is."""
     text: _builtins.str
@@ -133,16 +134,23 @@ class GenerationDelta(_message.Message):
     def tokens(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TokenInfo]:
         """The tokens, unless OutputOptions.token_info is false. The text may lag behind them, never run ahead."""
 
+    @_builtins.property
+    def tool_call_fragments(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ToolCallFragment]:
+        """What this output adds to tool calls that are not complete, in order, where OutputOptions.tool_call_fragments asks for
+        it. None of a call whose `tool_call` has come.
+        """
+
     def __init__(
         self,
         *,
         channel: _types_pb2.Channel.ValueType = ...,
         text: _builtins.str = ...,
         tokens: _abc.Iterable[_types_pb2.TokenInfo] | None = ...,
+        tool_call_fragments: _abc.Iterable[_types_pb2.ToolCallFragment] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "text", b"text", "tokens", b"tokens", "tool_call_fragments", b"tool_call_fragments"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -159,6 +167,7 @@ class StreamGenerateResponse(_message.Message):
     DELTA_FIELD_NUMBER: _builtins.int
     TOOL_CALL_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """The event's number in its stream: 1, 2, 3 and so on without gaps (from ResumePoint.last_sequence + 1 after a resume)."""
     @_builtins.property
@@ -179,6 +188,12 @@ class StreamGenerateResponse(_message.Message):
     def finished(self) -> _types_pb2.GenerationFinished:
         """The generation ended well. Last event, once. A stream that ends without it ends with a non-OK status."""
 
+    @_builtins.property
+    def prompt(self) -> _types_pb2.GenerationPrompt:
+        """More of the prompt, where OutputOptions.echo or OutputOptions.prompt_logprobs asked for it. All of it comes after
+        `started` and before the first delta, in as many events as keep each one small.
+        """
+
     def __init__(
         self,
         *,
@@ -187,12 +202,13 @@ class StreamGenerateResponse(_message.Message):
         delta: Global___GenerationDelta | None = ...,
         tool_call: _types_pb2.ToolCall | None = ...,
         finished: _types_pb2.GenerationFinished | None = ...,
+        prompt: _types_pb2.GenerationPrompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt", b"prompt", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "sequence", b"sequence", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delta", b"delta", "event", b"event", "finished", b"finished", "prompt", b"prompt", "sequence", b"sequence", "started", b"started", "tool_call", b"tool_call"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "tool_call", "finished"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "delta", "tool_call", "finished", "prompt"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 

@@ -118,14 +118,16 @@ class GenerateServiceServicer:
     """
 
     def Generate(self, request, context):
-        """Generate returns a whole generation. Idempotent when the spec carries a seed.
+        """Generate returns a whole generation. Idempotent when the spec carries a seed. One that is larger than the server's
+        bound of a response (4 MiB unless configured) ends with MESSAGE_TOO_LARGE; StreamGenerate has no such bound.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def StreamGenerate(self, request, context):
-        """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`.
+        """StreamGenerate returns a generation as it comes: one `started`, the prompt where it was asked for, then deltas and
+        tool calls, then one `finished`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

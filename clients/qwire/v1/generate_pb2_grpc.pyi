@@ -63,9 +63,13 @@ class GenerateServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> GenerateServiceAsyncStub: ...
     Generate: _grpc.UnaryUnaryMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateResponse]
-    """Generate returns a whole generation. Idempotent when the spec carries a seed."""
+    """Generate returns a whole generation. Idempotent when the spec carries a seed. One that is larger than the server's
+    bound of a response (4 MiB unless configured) ends with MESSAGE_TOO_LARGE; StreamGenerate has no such bound.
+    """
     StreamGenerate: _grpc.UnaryStreamMultiCallable[_generate_pb2.StreamGenerateRequest, _generate_pb2.StreamGenerateResponse]
-    """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
+    """StreamGenerate returns a generation as it comes: one `started`, the prompt where it was asked for, then deltas and
+    tool calls, then one `finished`.
+    """
     CountTokens: _grpc.UnaryUnaryMultiCallable[_generate_pb2.CountTokensRequest, _generate_pb2.CountTokensResponse]
     """CountTokens says how many prompt tokens an input has, chat template included, without running the model."""
     CancelGeneration: _grpc.UnaryUnaryMultiCallable[_generate_pb2.CancelGenerationRequest, _generate_pb2.CancelGenerationResponse]
@@ -106,9 +110,13 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.UnaryUnaryMultiCallable[_generate_pb2.GenerateRequest, _generate_pb2.GenerateResponse]  # type: ignore[assignment]
-    """Generate returns a whole generation. Idempotent when the spec carries a seed."""
+    """Generate returns a whole generation. Idempotent when the spec carries a seed. One that is larger than the server's
+    bound of a response (4 MiB unless configured) ends with MESSAGE_TOO_LARGE; StreamGenerate has no such bound.
+    """
     StreamGenerate: _aio.UnaryStreamMultiCallable[_generate_pb2.StreamGenerateRequest, _generate_pb2.StreamGenerateResponse]  # type: ignore[assignment]
-    """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
+    """StreamGenerate returns a generation as it comes: one `started`, the prompt where it was asked for, then deltas and
+    tool calls, then one `finished`.
+    """
     CountTokens: _aio.UnaryUnaryMultiCallable[_generate_pb2.CountTokensRequest, _generate_pb2.CountTokensResponse]  # type: ignore[assignment]
     """CountTokens says how many prompt tokens an input has, chat template included, without running the model."""
     CancelGeneration: _aio.UnaryUnaryMultiCallable[_generate_pb2.CancelGenerationRequest, _generate_pb2.CancelGenerationResponse]  # type: ignore[assignment]
@@ -152,7 +160,9 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generate_pb2.GenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_generate_pb2.GenerateResponse, _abc.Awaitable[_generate_pb2.GenerateResponse]]:
-        """Generate returns a whole generation. Idempotent when the spec carries a seed."""
+        """Generate returns a whole generation. Idempotent when the spec carries a seed. One that is larger than the server's
+        bound of a response (4 MiB unless configured) ends with MESSAGE_TOO_LARGE; StreamGenerate has no such bound.
+        """
 
     @_abc_1.abstractmethod
     def StreamGenerate(
@@ -160,7 +170,9 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _generate_pb2.StreamGenerateRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_generate_pb2.StreamGenerateResponse], _abc.AsyncIterator[_generate_pb2.StreamGenerateResponse]]:
-        """StreamGenerate returns a generation as it comes: one `started`, then deltas and tool calls, then one `finished`."""
+        """StreamGenerate returns a generation as it comes: one `started`, the prompt where it was asked for, then deltas and
+        tool calls, then one `finished`.
+        """
 
     @_abc_1.abstractmethod
     def CountTokens(

@@ -80,7 +80,7 @@ class ModelCapabilities(_message.Message):
     adapters: _builtins.bool
     """GenerationSpec.adapter."""
     logprobs: _builtins.bool
-    """OutputOptions.top_logprobs."""
+    """OutputOptions.top_logprobs and OutputOptions.prompt_logprobs."""
     resume: _builtins.bool
     """GenerationSpec.resume."""
     def __init__(

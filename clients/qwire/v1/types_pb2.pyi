@@ -637,6 +637,50 @@ class ToolCall(_message.Message):
 Global___ToolCall: _TypeAlias = ToolCall  # noqa: Y015
 
 @_typing.final
+class ToolCallFragment(_message.Message):
+    """More of a tool call that is not complete: to show, not to act on. Whether it is a call shows at its end only.
+
+    A call's fragments, joined, are the beginning of ToolCall.arguments_json; what that has beyond them is not told again.
+    Where it turns out to be no call, a fragment with `retracted` says so: what was told of it is void and comes as text,
+    beginning with the same delta. Fragments are part of the delta with the tokens that they come from, so a resumed
+    stream goes on with the next one. A call that does not begin with its name is told of when it is complete only.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    ARGUMENTS_JSON_FIELD_NUMBER: _builtins.int
+    RETRACTED_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Which call of the output it may become, from 0. The call that takes the place of a retracted one has the same."""
+    id: _builtins.str
+    """ToolCall.id of the call that it may become. Set on the first fragment of a call."""
+    name: _builtins.str
+    """The tool's name. Set on the first fragment of a call."""
+    arguments_json: _builtins.str
+    """Some of the arguments object, from where the last fragment ended: any piece of it, as the model wrote it."""
+    retracted: _builtins.bool
+    """It is no call."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        arguments_json: _builtins.str = ...,
+        retracted: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["arguments_json", b"arguments_json", "id", b"id", "index", b"index", "name", b"name", "retracted", b"retracted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ToolCallFragment: _TypeAlias = ToolCallFragment  # noqa: Y015
+
+@_typing.final
 class OutputOptions(_message.Message):
     """What a generation reports beside its text."""
 
@@ -644,28 +688,60 @@ class OutputOptions(_message.Message):
 
     TOKEN_INFO_FIELD_NUMBER: _builtins.int
     TOP_LOGPROBS_FIELD_NUMBER: _builtins.int
+    ECHO_FIELD_NUMBER: _builtins.int
+    PROMPT_LOGPROBS_FIELD_NUMBER: _builtins.int
+    TOOL_CALL_FRAGMENTS_FIELD_NUMBER: _builtins.int
     token_info: _builtins.bool
     """Report one TokenInfo per output token. Unset = true. A caller who may want to resume needs them."""
     top_logprobs: _builtins.int
     """Report the log-probability of each chosen token and of this many most likely ones. Range [0, 20]. Unset = no
     log-probabilities. Refused where token_info is false. Needs a model with the logprobs capability.
     """
+    echo: _builtins.bool
+    """Tell the prompt as the model reads it, in GenerationPrompt: its text, after the chat template, and its tokens. Unset =
+    false. A resumed generation does not tell it again.
+    """
+    prompt_logprobs: _builtins.int
+    """Report the log-probability of each prompt token, given those before it, and of this many most likely ones, in
+    GenerationPrompt. Range [0, 20]. Unset = none. Nothing of such a prompt is reused from earlier requests, and it takes
+    longer. A resumed generation does not report them again. Needs a model with the logprobs capability; refused where
+    reasoning.budget_tokens is 0 and the prompt opens the thinking, which then is ended before the model is asked.
+    """
+    tool_call_fragments: _builtins.bool
+    """In a stream, tell of tool calls while the model writes them: see ToolCallFragment. A whole generation has its calls
+    complete either way. Unset = false. Refused without tools.
+    """
     def __init__(
         self,
         *,
         token_info: _builtins.bool | None = ...,
         top_logprobs: _builtins.int | None = ...,
+        echo: _builtins.bool | None = ...,
+        prompt_logprobs: _builtins.int | None = ...,
+        tool_call_fragments: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_info", b"_token_info", "_top_logprobs", b"_top_logprobs", "token_info", b"token_info", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_tool_call_fragments", b"_tool_call_fragments", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "tool_call_fragments", b"tool_call_fragments", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_info", b"_token_info", "_top_logprobs", b"_top_logprobs", "token_info", b"token_info", "top_logprobs", b"top_logprobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_echo", b"_echo", "_prompt_logprobs", b"_prompt_logprobs", "_token_info", b"_token_info", "_tool_call_fragments", b"_tool_call_fragments", "_top_logprobs", b"_top_logprobs", "echo", b"echo", "prompt_logprobs", b"prompt_logprobs", "token_info", b"token_info", "tool_call_fragments", b"tool_call_fragments", "top_logprobs", b"top_logprobs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__echo: _TypeAlias = _typing.Literal["echo"]  # noqa: Y015
+    _WhichOneofArgType__echo: _TypeAlias = _typing.Literal["_echo", b"_echo"]  # noqa: Y015
+    _WhichOneofReturnType__prompt_logprobs: _TypeAlias = _typing.Literal["prompt_logprobs"]  # noqa: Y015
+    _WhichOneofArgType__prompt_logprobs: _TypeAlias = _typing.Literal["_prompt_logprobs", b"_prompt_logprobs"]  # noqa: Y015
     _WhichOneofReturnType__token_info: _TypeAlias = _typing.Literal["token_info"]  # noqa: Y015
     _WhichOneofArgType__token_info: _TypeAlias = _typing.Literal["_token_info", b"_token_info"]  # noqa: Y015
+    _WhichOneofReturnType__tool_call_fragments: _TypeAlias = _typing.Literal["tool_call_fragments"]  # noqa: Y015
+    _WhichOneofArgType__tool_call_fragments: _TypeAlias = _typing.Literal["_tool_call_fragments", b"_tool_call_fragments"]  # noqa: Y015
     _WhichOneofReturnType__top_logprobs: _TypeAlias = _typing.Literal["top_logprobs"]  # noqa: Y015
     _WhichOneofArgType__top_logprobs: _TypeAlias = _typing.Literal["_top_logprobs", b"_top_logprobs"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__echo) -> _WhichOneofReturnType__echo | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__prompt_logprobs) -> _WhichOneofReturnType__prompt_logprobs | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__token_info) -> _WhichOneofReturnType__token_info | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tool_call_fragments) -> _WhichOneofReturnType__tool_call_fragments | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__top_logprobs) -> _WhichOneofReturnType__top_logprobs | None: ...
 
@@ -827,7 +903,7 @@ Global___TokenAlternative: _TypeAlias = TokenAlternative  # noqa: Y015
 
 @_typing.final
 class TokenInfo(_message.Message):
-    """One output token: everything known of it in one record."""
+    """One token of the output or the prompt: everything known of it in one record."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -837,13 +913,14 @@ class TokenInfo(_message.Message):
     id: _builtins.int
     """The token's id."""
     logprob: _builtins.float
-    """Its natural-log probability under the model, before sampling options and stop options. Set when top_logprobs was
-    asked for, except for a token that the model did not draw: one of those that end a thinking whose budget is spent.
+    """Its natural-log probability under the model, before sampling options and stop options. Set when top_logprobs, for the
+    prompt prompt_logprobs, was asked for, except for a token that the model did not draw: one of those that end a
+    thinking whose budget is spent; and for the prompt's first token, which nothing is before.
     """
     @_builtins.property
     def top(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenAlternative]:
         """The most likely tokens at this position, most likely first, of equally likely ones the lowest id first. As many as
-        top_logprobs asked for.
+        top_logprobs or prompt_logprobs asked for, where there is a logprob.
         """
 
     def __init__(
@@ -862,6 +939,37 @@ class TokenInfo(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__logprob) -> _WhichOneofReturnType__logprob | None: ...
 
 Global___TokenInfo: _TypeAlias = TokenInfo  # noqa: Y015
+
+@_typing.final
+class GenerationPrompt(_message.Message):
+    """The prompt as the model reads it: all of it, or in a stream what comes next of it, never cumulative."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text of the tokens; control tokens of the chat template are shown as their text, and may look like characters that
+    a caller sent: the ids tell them apart. Bytes that are no UTF-8 are U+FFFD. In a stream it may lag behind the tokens
+    while a character is incomplete. Empty unless OutputOptions.echo is true.
+    """
+    @_builtins.property
+    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenInfo]:
+        """The tokens, with log-probabilities where OutputOptions.prompt_logprobs is set."""
+
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        tokens: _abc.Iterable[Global___TokenInfo] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GenerationPrompt: _TypeAlias = GenerationPrompt  # noqa: Y015
 
 @_typing.final
 class StopMatch(_message.Message):
@@ -1071,6 +1179,7 @@ class Generation(_message.Message):
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOKENS_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
+    PROMPT_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The answer."""
     reasoning: _builtins.str
@@ -1091,6 +1200,10 @@ class Generation(_message.Message):
     def finished(self) -> Global___GenerationFinished:
         """How it ended."""
 
+    @_builtins.property
+    def prompt(self) -> Global___GenerationPrompt:
+        """The prompt. Set where OutputOptions.echo or OutputOptions.prompt_logprobs asked for it."""
+
     def __init__(
         self,
         *,
@@ -1100,10 +1213,11 @@ class Generation(_message.Message):
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tokens: _abc.Iterable[Global___TokenInfo] | None = ...,
         finished: Global___GenerationFinished | None = ...,
+        prompt: Global___GenerationPrompt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "prompt", b"prompt", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["finished", b"finished", "prompt", b"prompt", "reasoning", b"reasoning", "started", b"started", "text", b"text", "tokens", b"tokens", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -54,27 +54,25 @@ class RemoteEngine:
         function of what is before it, the consumer notices nothing but the time. Where only another version of the
         model runs by then, it ends with ModelReplaced instead.
         """
-        emitted = list(request.output_token_ids)
+        received = _Received(request)
         envelope, settings = request.envelope, self._settings
         patience = Patience(settings.failover_timeout_s, settings.failover_attempts, envelope.deadline_unix_ns)
         for number in count(1):
             try:
-                with self._recorder.attempt(envelope, number, emitted, EngineUnavailable):
-                    async with aclosing(
-                        self._attempt(replace(request, output_token_ids=tuple(emitted)), patience.left_s)
-                    ) as chunks:
+                with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable):
+                    async with aclosing(self._attempt(received.rest(), patience.left_s)) as chunks:
                         async for chunk in chunks:
-                            emitted += chunk.token_ids
                             patience.renew()
-                            yield chunk
+                            news = received.add(chunk)
+                            if news is not None:
+                                yield news
                             if chunk.finish is not None:
                                 return
             except ModelReplaced:
                 raise  # another model would go on with another text
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, envelope)
-                request = replace(request, envelope=replace(request.envelope, admitted=True))
-                request_id, tokens = request.envelope.request_id, len(emitted)
+                request_id, tokens = envelope.request_id, len(received.output_token_ids)
                 log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
 
     async def _wait(self, patience: Patience, lost: EngineUnavailable, envelope: Envelope) -> None:
@@ -143,6 +141,41 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
+
+
+class _Received:
+    """What came of one generation so far, from whichever replica.
+
+    Attributes:
+        output_token_ids: Output so far, that included which the request came with.
+
+    Args:
+        request: The generation.
+    """
+
+    def __init__(self, request: TokenRequest) -> None:
+        self._request = request
+        self.output_token_ids = list(request.output_token_ids)
+        self._told = 0  # prompt tokens, by log-probability
+        self._repeated = 0
+
+    def rest(self) -> TokenRequest:
+        """Return what another replica is to be asked for."""
+        if len(self.output_token_ids) == len(self._request.output_token_ids):
+            self._repeated = self._told
+            return self._request
+        # All about the prompt comes before the first token.
+        return replace(self._request, output_token_ids=tuple(self.output_token_ids), prompt_logprobs=None)
+
+    def add(self, chunk: TokenChunk) -> TokenChunk | None:
+        """Return what is new in a chunk; None = nothing."""
+        self.output_token_ids += chunk.token_ids
+        if not chunk.prompt_logprobs:
+            return chunk
+        news = chunk.prompt_logprobs[self._repeated :]
+        self._repeated -= len(chunk.prompt_logprobs) - len(news)
+        self._told += len(news)
+        return replace(chunk, prompt_logprobs=news) if news else None
 
 
 async def _first(

@@ -69,7 +69,7 @@ class ModelReplica:
             async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-                    if interval_s and chunk.finish is None:
+                    if interval_s and chunk.token_ids and chunk.finish is None:
                         await asyncio.sleep(interval_s)
         finally:
             self._requests -= counts

@@ -166,11 +166,11 @@ class KVCacheManager:
         return -(-tokens // self.page_tokens)
 
     def _find(self, sequence: Sequence, first: int) -> list[int]:
-        """Return the known pages of its tokens from page `first` on, but none with the last token."""
+        """Return the known pages of its tokens from page `first` on, as far as it may use them."""
         found: list[int] = []
         if not self._prefix_reuse:
             return found
-        for index in range(first, (sequence.total_tokens - 1) // self.page_tokens):
+        for index in range(first, sequence.reusable_tokens // self.page_tokens):
             page = self._pool.find(sequence.page_key(index, self.page_tokens))
             if page is None:
                 break

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+MAX_PROMPT_RECORDS = 256
+"""Of one chunk: with 20 alternatives each, they are some 60 kB of a message."""
+
 
 class FinishReason(Enum):
     """Why a generation ended well."""
@@ -57,7 +60,7 @@ class Finish:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """How likely an output token and the likeliest tokens at its position were, under the model alone.
+    """How likely a token and the likeliest tokens at its position were, under the model alone.
 
     Natural logarithms of the softmax of its logits: before penalties, bias, temperature and everything else that a
     request changes.
@@ -73,17 +76,21 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class TokenChunk:
-    """The output tokens since the last chunk.
+    """The output tokens since the last chunk; or before the first of them, what was asked about the prompt.
 
     Attributes:
-        token_ids: The tokens, in order; at least one.
+        token_ids: The tokens, in order; at least one, but for a chunk with `prompt_logprobs`, which has none.
         finish: How the generation ended, on the last chunk only.
-        timings: The stations passed so far, on the first chunk only, as if finished with it: for a consumer that closes
-            the iterator at a stop string, and so never sees `finish`.
+        timings: The stations passed so far, on the first chunk with tokens only, as if finished with it: for a consumer
+            that closes the iterator at a stop string, and so never sees `finish`.
         logprobs: One record per token where the request has `top_logprobs`; else empty.
+        prompt_logprobs: One record for each of the prompt's next tokens, where the request has `prompt_logprobs`; the
+            prompt's first token has None, as nothing is before it. At most `MAX_PROMPT_RECORDS`. All of them come
+            before the first output token.
     """
 
     token_ids: tuple[int, ...]
     finish: Finish | None = None
     timings: Timings | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
+    prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()

@@ -109,7 +109,7 @@ class DraftModel:
         if not scheduled:
             return []
         plan = StepPlan(tuple(scheduled))
-        drawn = self._runner.execute(plan)
+        drawn = self._runner.execute(plan).drawn
         for tokens in scheduled:
             tokens.sequence.computed_tokens = tokens.end
         going: list[Sequence] = []

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 
-from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
+from qwire.engine.chunk import MAX_PROMPT_RECORDS, Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import (
     AdapterNotFound,
     EngineUnavailable,
@@ -175,6 +175,9 @@ class FakeEngine:
         request = generation.request
         scheduled = time.time_ns()
         first = 0
+        for chunk in _prompt_chunks(request):
+            await generation.sleep(self._step_s)
+            yield chunk
         output = self._output(request)
         for position in range(len(request.output_token_ids), len(output)):
             if self.fail_after is not None and position >= self.fail_after:
@@ -210,11 +213,20 @@ class FakeEngine:
 
 
 def _logprobs(request: TokenRequest, token_id: int) -> tuple[TokenLogprobs, ...]:
+    return () if request.top_logprobs is None else (_record(token_id, request.top_logprobs),)
+
+
+def _prompt_chunks(request: TokenRequest) -> list[TokenChunk]:
+    if request.prompt_logprobs is None:
+        return []
+    records = (None, *(_record(token_id, request.prompt_logprobs) for token_id in request.prompt_token_ids[1:]))
+    pieces = (records[begin : begin + MAX_PROMPT_RECORDS] for begin in range(0, len(records), MAX_PROMPT_RECORDS))
+    return [TokenChunk((), prompt_logprobs=piece) for piece in pieces]
+
+
+def _record(token_id: int, top: int) -> TokenLogprobs:
     """Pretend that the token has half of the probability, the one after it half of the rest, and so on."""
-    if request.top_logprobs is None:
-        return ()
-    top = tuple((token_id + place, -math.log(2) * (place + 1)) for place in range(request.top_logprobs))
-    return (TokenLogprobs(-math.log(2), top),)
+    return TokenLogprobs(-math.log(2), tuple((token_id + place, -math.log(2) * (place + 1)) for place in range(top)))
 
 
 def _echo(request: TokenRequest) -> Sequence[int]:

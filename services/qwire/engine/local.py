@@ -211,7 +211,9 @@ class LocalEngine:
                 continue  # its consumer has left, and may have come again under the same id
             if delivery.failure is not None:
                 stream.fail(delivery.failure)
-            elif delivery.token is not None:
+                continue
+            stream.put_prompt(delivery.prompt_logprobs)
+            if delivery.token is not None:
                 stream.put(delivery.token.token_id, delivery.finish, delivery.token.logprobs)
 
     def _end(self) -> None:

@@ -32,12 +32,12 @@ class LogprobReader:
         for logits, (row, top) in zip(self._logits, self._asked.items(), strict=True):
             token_id = token_ids[row]
             if token_id is not None:
-                records[row] = _record(logits, token_id, top)
+                records[row] = token_logprobs(logits, token_id, top)
         return records
 
 
-def _record(row: Tensor, token_id: int, top: int) -> TokenLogprobs:
-    """Return one row's record: by itself, so that it is the same in every batch."""
+def token_logprobs(row: Tensor, token_id: int, top: int) -> TokenLogprobs:
+    """Return the record of one row of finite logits: by itself, so that it is the same in every batch."""
     places = min(MAX_TOP_LOGPROBS + 1, len(row))
     ranking = rank(row[None], places)
     if ranking.certain[0] < min(top, len(row)):

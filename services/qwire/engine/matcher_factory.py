@@ -35,17 +35,27 @@ class MatcherFactory:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qwire-grammar")
 
     async def matcher(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
-        """Return a matcher that stands after the output that its request came with.
+        """Return a matcher that stands after the output that its request came with; it may have to wait for others.
 
         Raises:
             InvalidRequest: The constraint cannot be used, or took too long; or the output does not match it.
         """
         loop = asyncio.get_running_loop()
+        begun = asyncio.Event()
+
+        def make() -> Matcher:
+            loop.call_soon_threadsafe(begun.set)
+            return self._make(constraint, output_token_ids)
+
+        made = loop.run_in_executor(self._thread, make)
         try:
+            await begun.wait()  # the time of those before it is not its fault
             async with asyncio.timeout(_COMPILE_S):
-                return await loop.run_in_executor(self._thread, self._make, constraint, output_token_ids)
+                return await made
         except TimeoutError:
             raise InvalidRequest(constraint.field, f"It was not compiled within {_COMPILE_S:g} s.") from None
+        finally:
+            made.cancel()
 
     def _make(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
         matcher = Matcher(constraint, self._tokenizer, self._card.eos_token_ids)

@@ -95,6 +95,8 @@ class TokenRequest:
             generated and reported. Fewer than `stop.max_output_tokens`.
         top_logprobs: Report log-probabilities: of each output token and of this many most likely ones at its position;
             range [0, 20]. None = report none.
+        prompt_logprobs: Report the same of each prompt token, given those before it; range [0, 20]. Then no computation
+            of the prompt is reused that has not been reported on. None = report none.
         constraint: What the output must match; not with `stop.min_output_tokens` or `stop.ignore_eos`, which would have
             it go on where nothing may follow. None = anything.
         adapter: The name of an adapter to apply to the model; empty = the model as it is.
@@ -106,5 +108,6 @@ class TokenRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     output_token_ids: tuple[int, ...] = ()
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     adapter: str = ""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -9,9 +11,23 @@ from qwire.engine.attention import RaggedBatch, Segment
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.prompt_scorer import Scores, score
 from qwire.engine.sampler import DrawnToken, draw
 from qwire.engine.sequence import Sequence
 from qwire.engine.step_plan import StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a step brought.
+
+    Attributes:
+        drawn: The drawn token of each of `StepPlan.sampled`; None = none could be drawn.
+        scores: What it tells of prompts.
+    """
+
+    drawn: list[DrawnToken | None]
+    scores: Scores
 
 
 class ModelRunner:
@@ -29,13 +45,13 @@ class ModelRunner:
         self._rows: dict[tuple[Sequence, int], int] = {}
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan) -> list[DrawnToken | None]:
-        """Compute a plan that is not empty.
-
-        Returns:
-            The drawn token of each of `plan.sampled`; None = none could be drawn.
-        """
+    def execute(self, plan: StepPlan) -> StepResult:
+        """Compute a plan that is not empty."""
         hidden = self._forward(plan)
+        return StepResult(self._draw(plan, hidden), score(self._loaded.decoder, hidden, plan))
+
+    def _draw(self, plan: StepPlan, hidden: Tensor) -> list[DrawnToken | None]:
+        """Return the drawn token of each of `plan.sampled`; None = none could be drawn."""
         sampled = plan.sampled
         if not sampled:
             return []

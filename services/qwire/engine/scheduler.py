@@ -98,6 +98,11 @@ class Scheduler:
             self._admit()
         return sequence
 
+    def spoil(self, sequence: Sequence, failure: EngineError) -> None:
+        """End a running sequence whose computation went wrong, with this failure: nobody finds its pages again."""
+        self._cache.forget(sequence)
+        self._fail(sequence, failure)
+
     def expire(self, now_unix_ns: int) -> list[Sequence]:
         """End every sequence whose deadline has passed, and return them; raise the priority of those that wait long."""
         late = [sequence for sequence in (*self.waiting, *self.running) if _is_late(sequence, now_unix_ns)]
@@ -164,6 +169,7 @@ class Scheduler:
         holding: list[ScheduledTokens] = []
         for tokens in plan.scheduled:
             if not tokens.sequence.ended:  # else it was aborted while the step was computed
+                tokens.sequence.scored_tokens += len(tokens.sequence.unscored(tokens.start, tokens.length))
                 tokens.sequence.computed_tokens += tokens.length
                 self._cache.keep(tokens.sequence)
         sampling = [tokens for tokens in plan.scheduled if tokens.samples]
@@ -172,8 +178,7 @@ class Scheduler:
             if sequence.ended:
                 continue
             if token_id is None:
-                self._cache.forget(sequence)
-                self._fail(sequence, sequence.no_token)
+                self.spoil(sequence, sequence.no_token)
                 continue
             behind = tokens.behind(token_id)
             if behind is not None:

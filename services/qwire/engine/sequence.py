@@ -31,6 +31,7 @@ class Sequence:
         output_token_ids: The output so far, what the request came with included.
         seen: Prompt and output once more, as an array of 64-bit integers: a tensor without a conversion each step.
         computed_tokens: Tokens whose keys and values are in the cache.
+        scored_tokens: Prompt tokens whose log-probabilities are told, where the request asks; the first one has none.
         cached_prompt_tokens: Prompt tokens that it found in the cache before it computed them the first time.
         queued_unix_ns: When it entered the waiting queue the last time.
         level: Its priority, which rises while it waits.
@@ -53,6 +54,7 @@ class Sequence:
     output_token_ids: list[int] = field(init=False)
     seen: array[int] = field(init=False)
     computed_tokens: int = 0
+    scored_tokens: int = 1
     cached_prompt_tokens: int = 0
     queued_unix_ns: int = field(init=False)
     level: int = field(init=False)
@@ -93,6 +95,14 @@ class Sequence:
         return self.total_tokens - self.computed_tokens
 
     @property
+    def reusable_tokens(self) -> int:
+        """Tokens, from the first one on, that need not be computed where their keys and values are in the cache."""
+        request = self.request
+        if request.prompt_logprobs is not None and self.scored_tokens < len(request.prompt_token_ids):
+            return self.scored_tokens - 1
+        return self.total_tokens - 1
+
+    @property
     def limit_tokens(self) -> int:
         """Prompt and output tokens that it may grow to."""
         return len(self.request.prompt_token_ids) + self.request.stop.max_output_tokens
@@ -126,6 +136,13 @@ class Sequence:
         end = start + length
         output_start = max(0, start - len(prompt))
         return [*prompt[start:end], *self.output_token_ids[output_start : max(0, end - len(prompt))]]
+
+    def unscored(self, start: int, length: int) -> range:
+        """Return which of these computed positions say how likely a prompt token is that comes next and is not told."""
+        request = self.request
+        if request.prompt_logprobs is None:
+            return range(0)
+        return range(max(start, self.scored_tokens - 1), min(start + length, len(request.prompt_token_ids) - 1))
 
     def page_key(self, index: int, page_tokens: int) -> bytes:
         """Return the key of a page that is full: equal for two only where adapter and all tokens up to their ends are.

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from qwire.engine.admission import Admission
-from qwire.engine.chunk import Finish
+from qwire.engine.chunk import Finish, TokenLogprobs
 from qwire.engine.config import EngineConfig
 from qwire.engine.drafter import Drafter
-from qwire.engine.errors import EngineError, EngineUnavailable
+from qwire.engine.errors import EngineError, EngineUnavailable, NumericalError
 from qwire.engine.pace import Pace
-from qwire.engine.runner import ModelRunner
+from qwire.engine.runner import ModelRunner, StepResult
 from qwire.engine.sampler import DrawnToken
 from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
@@ -28,9 +28,10 @@ _logger = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What a step brought for one generation: a token, the last one with `finish`, or a failure."""
+    """What a step brought for one generation: more about its prompt, a token, the last one with `finish`, a failure."""
 
     sequence: Sequence
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
     token: DrawnToken | None = None
     finish: Finish | None = None
     failure: EngineError | None = None
@@ -180,8 +181,10 @@ class StepLoop:
         decoding = [sequence for sequence in plan.sampled if sequence.first_token_unix_ns]
         had_tokens = _output_tokens(decoding)
         plan = self._with_drafts(plan)
-        drawn = self._runner.execute(plan)
-        holding, deliveries = self._book(plan, drawn)
+        result = self._runner.execute(plan)
+        deliveries = self._book_scores(result)
+        holding, more = self._book(plan, result.drawn)
+        deliveries += more
         while holding.scheduled:
             drawn = self._runner.draw_behind(holding)
             holding, more = self._book(holding, drawn)
@@ -210,13 +213,28 @@ class StepLoop:
             # What was aborted during the step gets nothing more.
             live = [pair for pair in zip(plan.sampled, drawn, strict=True) if not pair[0].ended]
             holding = self._scheduler.update(plan, token_ids, time.time_ns())
-            return holding, [Delivery(sequence, token, sequence.finish, sequence.failure) for sequence, token in live]
+            return holding, [
+                Delivery(sequence, token=token, finish=sequence.finish, failure=sequence.failure)
+                for sequence, token in live
+            ]
 
     def _measure_pace(self, plan: StepPlan, now_s: float, step_s: float) -> None:
         departures, self._departures = self._scheduler.departures - self._departures, self._scheduler.departures
         tokens = sum(tokens.rows for tokens in plan.scheduled)
         running = len(self._scheduler.running)
         self._pace.record(now_s, step_s, tokens=tokens, running=running, departures=departures)
+
+    def _book_scores(self, result: StepResult) -> list[Delivery]:
+        """Return what was learnt of prompts, and end the generations where that is not finite."""
+        with self._changed:
+            scores = {sequence: records for sequence, records in result.scores.items() if not sequence.ended}
+            for sequence, records in scores.items():
+                if records is None:
+                    self._scheduler.spoil(sequence, NumericalError())
+        return [
+            Delivery(sequence, prompt_logprobs=records or (), failure=sequence.failure)
+            for sequence, records in scores.items()
+        ]
 
     def _end(self) -> None:
         with self._changed:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterable
 
-from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
+from qwire.engine.chunk import MAX_PROMPT_RECORDS, Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import EngineError
 from qwire.engine.sequence import Sequence
 
@@ -13,7 +14,8 @@ from qwire.engine.sequence import Sequence
 class TokenStream:
     """Holds the tokens that the consumer has not taken yet: it gets one at once, or all that came while it was busy.
 
-    Lives in one event loop. Its size is bounded by the request's `max_output_tokens`.
+    What was asked about the prompt comes before them. Lives in one event loop. Its size is bounded by the request's
+    prompt and `max_output_tokens`.
 
     Args:
         sequence: Whose tokens they are.
@@ -21,12 +23,22 @@ class TokenStream:
 
     def __init__(self, sequence: Sequence) -> None:
         self.sequence = sequence
+        # Nothing is before a prompt's first token.
+        asked = sequence.request.prompt_logprobs is not None
+        self._prompt_logprobs: list[TokenLogprobs | None] = [None] if asked else []
         self._token_ids: list[int] = []
         self._logprobs: list[TokenLogprobs] = []
         self._finish: Finish | None = None
         self._failure: EngineError | None = None
         self._ready = asyncio.Event()
         self._begun = False
+
+    def put_prompt(self, logprobs: Iterable[TokenLogprobs]) -> None:
+        """Add the records of the prompt's next tokens."""
+        before = len(self._prompt_logprobs)
+        self._prompt_logprobs += logprobs
+        if len(self._prompt_logprobs) > before:
+            self._ready.set()
 
     def put(self, token_id: int, finish: Finish | None, logprobs: TokenLogprobs | None = None) -> None:
         """Add the next token; `finish` with the last one, `logprobs` with each or none."""
@@ -42,12 +54,14 @@ class TokenStream:
         self._ready.set()
 
     async def next(self) -> TokenChunk:
-        """Wait for tokens and take all there are.
+        """Wait for tokens and take all there are; or some of what is there about the prompt.
 
         Raises:
-            EngineError: The stream failed, and its tokens are taken.
+            EngineError: The stream failed, and what it held is taken.
         """
         await self._ready.wait()
+        if self._prompt_logprobs:
+            return self._next_of_prompt()
         if not self._token_ids and self._failure is not None:
             raise self._failure
         timings = None if self._begun else self._timings()
@@ -58,6 +72,13 @@ class TokenStream:
         if self._failure is None:
             self._ready.clear()
         return chunk
+
+    def _next_of_prompt(self) -> TokenChunk:
+        records = tuple(self._prompt_logprobs[:MAX_PROMPT_RECORDS])
+        del self._prompt_logprobs[: len(records)]
+        if not (self._prompt_logprobs or self._token_ids or self._failure):
+            self._ready.clear()
+        return TokenChunk((), prompt_logprobs=records)
 
     def _timings(self) -> Timings:
         """Return the stations passed so far."""

@@ -36,10 +36,8 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
     _check_stop(request.stop, len(request.output_token_ids))
     _check_sampling(request.sampling)
     _check_logit_bias(request.sampling.logit_bias, card)
-    if request.top_logprobs is not None and not 0 <= request.top_logprobs <= MAX_TOP_LOGPROBS:
-        raise InvalidRequest(
-            "output.top_logprobs", f"It is {request.top_logprobs}; it must be 0 to {MAX_TOP_LOGPROBS}."
-        )
+    _check_logprobs("output.top_logprobs", request.top_logprobs)
+    _check_logprobs("output.prompt_logprobs", request.prompt_logprobs)
     if request.constraint is not None:
         _check_constraint(request, card)
     if request.adapter and not card.adapters:
@@ -55,6 +53,11 @@ def check_request(request: TokenRequest, card: ModelCard, kv_capacity_tokens: in
         )
     if needed > kv_capacity_tokens:
         raise CapacityExceeded(needed, kv_capacity_tokens)
+
+
+def _check_logprobs(field: str, top: int | None) -> None:
+    if top is not None and not 0 <= top <= MAX_TOP_LOGPROBS:
+        raise InvalidRequest(field, f"It is {top}; it must be 0 to {MAX_TOP_LOGPROBS}.")
 
 
 def _check_constraint(request: TokenRequest, card: ModelCard) -> None:

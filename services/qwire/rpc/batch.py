@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.call import CURRENT_CALL, Call, new_generation_id
+from qwire.rpc.errors import ResponseTooLarge
 from qwire.rpc.fields import FieldChecker
 from qwire.rpc.generation import GenerationRun
 from qwire.rpc.guard import log_defect
@@ -26,6 +27,9 @@ from qwire.v1.batch_pb2_grpc import BatchServiceServicer
 MAX_ITEMS = 256
 MAX_ID_CHARACTERS = 64
 
+_OWN_BYTES = 1024
+"""Enough for an error."""
+
 _Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -37,20 +41,33 @@ class BatchService(BatchServiceServicer):
         monitor: Is told of every token, as a sign of life.
         budget: How far engines may be ahead of what is made of their tokens.
         concurrency: Items of one call that run at once.
+        max_response_bytes: The largest response message.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget, concurrency: int) -> None:
+    def __init__(
+        self,
+        registry: ModelRegistry,
+        monitor: HealthMonitor,
+        budget: BufferBudget,
+        *,
+        concurrency: int,
+        max_response_bytes: int,
+    ) -> None:
         self._registry = registry
         self._monitor = monitor
         self._budget = budget
         self._concurrency = concurrency
+        self._max_response_bytes = max_response_bytes
 
     @override
     async def BatchGenerate(self, request: pb.BatchGenerateRequest, context: _Context) -> pb.BatchGenerateResponse:
         """Return every item's outcome, in the order of the request."""
         _check(request)
+        results: dict[int, pb.BatchItemResult] = {}
+        room = _Room(self._max_response_bytes, len(request.items))
         async with aclosing(self._land(request.items)) as landings:
-            results = {index: result async for index, result in landings}
+            async for index, result in landings:
+                results[index] = room.fitted(result)
         return pb.BatchGenerateResponse(results=[results[index] for index in range(len(request.items))])
 
     @override
@@ -105,7 +122,30 @@ class BatchService(BatchServiceServicer):
         if not item.HasField("spec"):
             raise InvalidRequest(f"{path}.spec", "is required")
         run = GenerationRun(item.spec, f"{path}.spec", call, generation_id)
-        return await run.whole(self._registry, self._monitor, self._budget)
+        return await run.whole(self._registry, self._monitor, self._budget, self._max_response_bytes)
+
+
+class _Room:
+    """Keeps a response within its bound: each item has some of it for itself, the first to land have the rest.
+
+    Args:
+        max_bytes: The bound.
+        items: How many.
+    """
+
+    def __init__(self, max_bytes: int, items: int) -> None:
+        self._max_bytes = max_bytes
+        self._own_bytes = min(_OWN_BYTES, max_bytes // items)
+        self._left_bytes = max_bytes - self._own_bytes * items
+
+    def fitted(self, result: pb.BatchItemResult) -> pb.BatchItemResult:
+        """Return an item's result, or its error where there is no room for it."""
+        beyond = result.ByteSize() - self._own_bytes
+        if beyond <= self._left_bytes or not result.HasField("generation"):
+            self._left_bytes -= max(0, beyond)
+            return result
+        error = status_of(ResponseTooLarge(self._max_bytes), generation_id=result.generation.started.generation_id)
+        return pb.BatchItemResult(id=result.id, error=error)
 
 
 def _check(request: pb.BatchGenerateRequest | pb.StreamBatchGenerateRequest) -> None:

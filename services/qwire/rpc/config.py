@@ -66,6 +66,8 @@ class ServerConfig:
         reuse_port: Share the port with other servers of this machine (SO_REUSEPORT).
         tls: TLS identity; None = plain text.
         max_message_bytes: Largest request message, bytes, >= 1024.
+        max_response_bytes: Largest response message with whole generations, bytes, >= 1024. gRPC clients accept 4 MiB
+            unless told otherwise.
         max_metadata_bytes: Largest request metadata, bytes, >= 1024.
         max_concurrent_streams: Calls at once on one connection, >= 1. Keep it above what the engines run and queue:
             gRPC refuses a burst beyond it without a reason, the engines refuse it with one.
@@ -99,6 +101,7 @@ class ServerConfig:
     reuse_port: bool = True
     tls: TLSConfig | None = None
     max_message_bytes: int = 4 * 1024 * 1024
+    max_response_bytes: int = 4 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_streams: int = 1024
     keepalive_time_s: float = 60.0
@@ -125,7 +128,8 @@ class ServerConfig:
         """
         _positive(self, "keepalive_time_s", "keepalive_timeout_s", "min_ping_interval_s", "max_connection_idle_s")
         _positive(self, "max_connection_age_s", "default_deadline_s", "write_stall_timeout_s")
-        _at_least(self, max_message_bytes=1024, max_metadata_bytes=1024, max_concurrent_streams=1, batch_concurrency=1)
+        _at_least(self, max_message_bytes=1024, max_response_bytes=1024, max_metadata_bytes=1024)
+        _at_least(self, max_concurrent_streams=1, batch_concurrency=1)
         _at_least(self, max_deadline_s=self.default_deadline_s, drain_grace_s=0, port=0)
         _at_least(self, max_stream_buffer_bytes=0, max_buffer_bytes=0, drain_notice_s=0)
         if not _METADATA_KEY.fullmatch(self.tenant_key):

@@ -5,6 +5,7 @@ RpcError
 ├── MalformedMessage     the caller's: the bytes are not a message of this type
 ├── MessageTooLarge      the caller's: the message is beyond the server's limit
 ├── SlowReader           the caller's: it does not take what is sent to it
+├── ResponseTooLarge     the caller's: what was asked for is beyond the server's limit of an answer
 ├── ModelNotFound        the caller's: no such model is served
 ├── ServiceNotFound      the caller's: no health is known of this name (grpc.health.v1)
 ├── ModelNotReady        the operator's: the model is still being loaded; another try may succeed
@@ -92,6 +93,18 @@ class SlowReader(RpcError):
     def __init__(self, stalled_s: float) -> None:
         super().__init__(stalled_s)
         self.stalled_s = stalled_s
+
+
+class ResponseTooLarge(RpcError):
+    """What was asked for does not fit in one message.
+
+    Args:
+        limit_bytes: The limit.
+    """
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(limit_bytes)
+        self.limit_bytes = limit_bytes
 
 
 class ModelNotFound(RpcError):

@@ -31,18 +31,22 @@ class GenerateService(GenerateServiceServicer):
         registry: The models.
         monitor: Is told of every token, as a sign of life.
         budget: How far engines may be ahead of callers.
+        max_response_bytes: The largest message with a whole generation.
     """
 
-    def __init__(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget) -> None:
+    def __init__(
+        self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget, max_response_bytes: int
+    ) -> None:
         self._registry = registry
         self._monitor = monitor
         self._budget = budget
+        self._max_response_bytes = max_response_bytes
 
     @override
     async def Generate(self, request: pb.GenerateRequest, context: _Context) -> pb.GenerateResponse:
         """Return a whole generation."""
-        generation = await _run(request).whole(self._registry, self._monitor, self._budget)
-        return pb.GenerateResponse(generation=generation)
+        whole = _run(request).whole(self._registry, self._monitor, self._budget, self._max_response_bytes)
+        return pb.GenerateResponse(generation=await whole)
 
     @override
     async def StreamGenerate(

@@ -8,14 +8,23 @@ from contextlib import aclosing
 
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.call import Call
-from qwire.rpc.generation_message import CHANNELS, call_message, finished_message, started_message, token_messages
+from qwire.rpc.errors import ResponseTooLarge
+from qwire.rpc.generation_message import (
+    CHANNELS,
+    call_message,
+    finished_message,
+    fragment_message,
+    prompt_message,
+    started_message,
+    token_messages,
+)
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.pulse import ModelPulse
 from qwire.rpc.registry import ModelRegistry, ServedModel
 from qwire.rpc.spec import SpecConverter
 from qwire.rpc.tracing import annotate_call
 from qwire.telemetry import names
-from qwire.text.event import Delta, Finished, GenerationEvent, Started, ToolCalled
+from qwire.text.event import Delta, Finished, GenerationEvent, PromptRead, Started, ToolCalled
 from qwire.text.read_ahead import BufferBudget
 from qwire.v1 import generate_pb2
 from qwire.v1 import types_pb2 as pb
@@ -45,7 +54,7 @@ class GenerationRun:
     async def responses(
         self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget
     ) -> AsyncGenerator[generate_pb2.StreamGenerateResponse, None]:
-        """Yield `started`, deltas and tool calls, `finished`, in dense sequence.
+        """Yield `started`, the prompt, deltas and tool calls, `finished`, in dense sequence.
 
         Args:
             registry: The served models.
@@ -70,6 +79,8 @@ class GenerationRun:
                     response = generate_pb2.StreamGenerateResponse(delta=delta)
                 elif isinstance(event, ToolCalled):
                     response = generate_pb2.StreamGenerateResponse(tool_call=call_message(event))
+                elif isinstance(event, PromptRead):
+                    response = generate_pb2.StreamGenerateResponse(prompt=prompt_message(event))
                 elif isinstance(event, Started):
                     response = generate_pb2.StreamGenerateResponse(started=self._started(event, model))
                 else:
@@ -78,22 +89,44 @@ class GenerationRun:
                 response.sequence = sequence
                 yield response
 
-    async def whole(self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget) -> pb.Generation:
-        """Return the whole generation; arguments and errors as of `responses`."""
+    async def whole(
+        self, registry: ModelRegistry, monitor: HealthMonitor, budget: BufferBudget, max_bytes: int
+    ) -> pb.Generation:
+        """Return the whole generation; other arguments and errors as of `responses`.
+
+        Args:
+            registry: The served models.
+            monitor: Is told of every token, as a sign of life.
+            budget: How far the engine may be ahead.
+            max_bytes: The largest message to return.
+
+        Raises:
+            ResponseTooLarge: It would be larger; the generation ends as soon as that is known.
+        """
+        size = 0
         generation = pb.Generation()
+        texts_of_prompt: list[str] = []
         texts: dict[int, list[str]] = {channel: [] for channel in CHANNELS.values()}
         async with aclosing(self.responses(registry, monitor, budget)) as responses:
             async for response in responses:
+                size += response.ByteSize()
+                if size > max_bytes:
+                    raise ResponseTooLarge(max_bytes)
                 match response.WhichOneof("event"):
                     case "delta":
                         texts[response.delta.channel].append(response.delta.text)
                         generation.tokens.extend(response.delta.tokens)
                     case "tool_call":
                         generation.tool_calls.append(response.tool_call)
+                    case "prompt":
+                        texts_of_prompt.append(response.prompt.text)
+                        generation.prompt.tokens.extend(response.prompt.tokens)
                     case "started":
                         generation.started.CopyFrom(response.started)
                     case _:
                         generation.finished.CopyFrom(response.finished)
+        if texts_of_prompt:
+            generation.prompt.text = "".join(texts_of_prompt)
         generation.text = "".join(texts[pb.CHANNEL_TEXT])
         generation.reasoning = "".join(texts[pb.CHANNEL_REASONING])
         return generation
@@ -132,10 +165,12 @@ class GenerationRun:
 
     def _delta(self, event: Delta) -> generate_pb2.GenerationDelta | None:
         """Return the delta's message; None where there is nothing that the caller asked to be told."""
-        channel = CHANNELS[event.channel]
-        if self._token_info and event.token_ids:
-            tokens = token_messages(event.token_ids, event.logprobs)
-            return generate_pb2.GenerationDelta(channel=channel, text=event.text, tokens=tokens)
-        if event.text:
-            return generate_pb2.GenerationDelta(channel=channel, text=event.text)
-        return None
+        told = self._token_info and event.token_ids
+        if not (told or event.text or event.fragments):
+            return None
+        return generate_pb2.GenerationDelta(
+            channel=CHANNELS[event.channel],
+            text=event.text,
+            tokens=token_messages(event.token_ids, event.logprobs) if told else [],
+            tool_call_fragments=map(fragment_message, event.fragments),
+        )

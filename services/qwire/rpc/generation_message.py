@@ -7,7 +7,7 @@ from google.protobuf.duration_pb2 import Duration
 from qwire.engine.chunk import Timings, TokenLogprobs
 from qwire.engine.protocol import ModelCard
 from qwire.engine.request import SamplingParams, StopParams
-from qwire.text.event import EndReason, Finished, Started, ToolCalled
+from qwire.text.event import EndReason, Finished, PromptRead, Started, ToolCalled, ToolCallFragment
 from qwire.text.splitter import Channel
 from qwire.v1 import types_pb2 as pb
 
@@ -75,24 +75,40 @@ def call_message(called: ToolCalled) -> pb.ToolCall:
     return pb.ToolCall(id=called.id, name=called.name, arguments_json=called.arguments_json)
 
 
-def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs, ...]) -> list[pb.TokenInfo]:
-    """Return one record per output token, with its log-probabilities where there are any."""
+def prompt_message(prompt: PromptRead) -> pb.GenerationPrompt:
+    """Return more of the prompt."""
+    return pb.GenerationPrompt(text=prompt.text, tokens=token_messages(prompt.token_ids, prompt.logprobs))
+
+
+def fragment_message(fragment: ToolCallFragment) -> pb.ToolCallFragment:
+    """Return more of a call that is not complete."""
+    return pb.ToolCallFragment(
+        index=fragment.index,
+        id=fragment.id,
+        name=fragment.name,
+        arguments_json=fragment.arguments_json,
+        retracted=fragment.retracted,
+    )
+
+
+def token_messages(token_ids: tuple[int, ...], logprobs: tuple[TokenLogprobs | None, ...]) -> list[pb.TokenInfo]:
+    """Return one record per token, with its log-probabilities where there are any."""
     if not logprobs:
         return [pb.TokenInfo(id=token_id) for token_id in token_ids]
-    return [
-        pb.TokenInfo(
-            id=token_id,
-            logprob=record.logprob,
-            top=[pb.TokenAlternative(id=other, logprob=logprob) for other, logprob in record.top],
-        )
-        for token_id, record in zip(token_ids, logprobs, strict=True)
-    ]
+    return [_token_message(token_id, record) for token_id, record in zip(token_ids, logprobs, strict=True)]
 
 
 def duration_message(nanoseconds: int) -> Duration:
     """Return a duration. Clocks of two machines may disagree by a little: less than nothing is nothing."""
     seconds, nanos = divmod(max(0, nanoseconds), 1_000_000_000)
     return Duration(seconds=seconds, nanos=nanos)
+
+
+def _token_message(token_id: int, record: TokenLogprobs | None) -> pb.TokenInfo:
+    if record is None:
+        return pb.TokenInfo(id=token_id)
+    top = [pb.TokenAlternative(id=other, logprob=logprob) for other, logprob in record.top]
+    return pb.TokenInfo(id=token_id, logprob=record.logprob, top=top)
 
 
 def _match_message(finished: Finished) -> pb.StopMatch:

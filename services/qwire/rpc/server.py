@@ -142,8 +142,14 @@ class GatewayServer:
 
     def _add_services(self, registry: ModelRegistry) -> None:
         server, health = self._server, self.health
-        generate_pb2_grpc.add_GenerateServiceServicer_to_server(GenerateService(registry, health, self._budget), server)
-        batch = BatchService(registry, health, self._budget, self._config.batch_concurrency)
+        config = self._config
+        generate = GenerateService(registry, health, self._budget, config.max_response_bytes)
+        generate_pb2_grpc.add_GenerateServiceServicer_to_server(generate, server)
+        batch = BatchService(
+            *(registry, health, self._budget),
+            concurrency=config.batch_concurrency,
+            max_response_bytes=config.max_response_bytes,
+        )
         batch_pb2_grpc.add_BatchServiceServicer_to_server(batch, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry), server)
         qwire_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthService(registry, health), server)

@@ -60,7 +60,7 @@ class SpecConverter:
         sampling = self._sampling()
         stop = self._stop()
         resume = self._resume(stop)
-        top_logprobs = self._top_logprobs()
+        top_logprobs, prompt_logprobs = self._output()
         constraint = self._constraint()
         adapter = self._adapter()
         priority = self._priority()
@@ -72,6 +72,9 @@ class SpecConverter:
             stop=stop,
             resume=resume,
             top_logprobs=top_logprobs,
+            prompt_logprobs=prompt_logprobs,
+            echo=self._spec.output.echo,
+            tool_call_fragments=self._spec.output.tool_call_fragments,
             reasoning_budget_tokens=self._budget_tokens(),
             constraint=constraint,
             adapter=adapter,
@@ -100,15 +103,18 @@ class SpecConverter:
             check.refuse(f"{path}.stop.min_output_tokens", "must be 0 with a constraint, which says what may end where")
         return constraint_of(check, spec.constraint, path)
 
-    def _top_logprobs(self) -> int | None:
+    def _output(self) -> tuple[int | None, int | None]:
+        """Return how many alternatives are to be told of for each token of the output, and of the prompt."""
         options, path, check = self._spec.output, f"{self._path}.output", self._checker
         check.only_known(options, path)
-        if not options.HasField("top_logprobs"):
-            return None
         check.in_range(f"{path}.top_logprobs", options.top_logprobs, 0, MAX_TOP_LOGPROBS)
-        if options.HasField("token_info") and not options.token_info:
+        check.in_range(f"{path}.prompt_logprobs", options.prompt_logprobs, 0, MAX_TOP_LOGPROBS)
+        if options.tool_call_fragments and not self._spec.HasField("tools"):
+            check.refuse(f"{path}.tool_call_fragments", "needs tools, without which there are no calls")
+        output = options.top_logprobs if options.HasField("top_logprobs") else None
+        if output is not None and options.HasField("token_info") and not options.token_info:
             check.refuse(f"{path}.top_logprobs", "is reported with the tokens, which token_info = false leaves out")
-        return options.top_logprobs
+        return output, options.prompt_logprobs if options.HasField("prompt_logprobs") else None
 
     def _sampling(self) -> SamplingOptions:
         options, path, check = self._spec.sampling, f"{self._path}.sampling", self._checker

@@ -89,6 +89,15 @@ def _message_too_large(error: rpc.MessageTooLarge) -> _Fault:
     )
 
 
+def _response_too_large(error: rpc.ResponseTooLarge) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        "MESSAGE_TOO_LARGE",
+        f"the answer has more than the {error.limit_bytes} bytes that are allowed; a stream has no such limit",
+        metadata={"limit_bytes": str(error.limit_bytes)},
+    )
+
+
 def _capacity(error: engine.CapacityExceeded) -> _Fault:
     return _Fault(
         grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -140,6 +149,7 @@ _TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
     ),
     rpc.MessageTooLarge: _message_too_large,
     rpc.SlowReader: _slow_reader,
+    rpc.ResponseTooLarge: _response_too_large,
     rpc.ModelNotFound: _model_not_found,
     rpc.ServiceNotFound: _fixed(_Code.NOT_FOUND, "SERVICE_NOT_FOUND", "no such service"),
     rpc.ModelNotReady: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model is not ready yet"),

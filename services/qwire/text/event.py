@@ -1,4 +1,4 @@
-"""What a generation says, in text: started, deltas, tool calls, finished."""
+"""What a generation says, in text: started, the prompt, deltas, tool calls, finished."""
 
 from __future__ import annotations
 
@@ -39,6 +39,41 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptRead:
+    """More of the prompt, where it was asked for: never cumulative, all of it before the first delta.
+
+    Attributes:
+        text: Its text, control tokens shown; it may lag behind the tokens. Empty where the request has no `echo`.
+        token_ids: The tokens.
+        logprobs: One record per token where the request has `prompt_logprobs`, None for the prompt's first token; else
+            empty.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprobs | None, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallFragment:
+    """More of a call that is not complete.
+
+    Attributes:
+        index: Which call of the output it may become, from 0.
+        arguments_json: Some of its arguments, from where the last fragment ended.
+        id: Names the call, with its first fragment; empty = told before.
+        name: The tool's name, likewise.
+        retracted: It is no call: what was told of it is void, and comes as text.
+    """
+
+    index: int
+    arguments_json: str = ""
+    id: str = ""
+    name: str = ""
+    retracted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Delta:
     """Output since the last delta: never cumulative.
 
@@ -48,12 +83,14 @@ class Delta:
         logprobs: One record per token where the request asks for them; else empty, as for tokens that were put in the
             model's mouth.
         channel: What the text is.
+        fragments: What these tokens add to a call that is not complete, where the request asks for it.
     """
 
     text: str
     token_ids: tuple[int, ...]
     logprobs: tuple[TokenLogprobs, ...] = ()
     channel: Channel = Channel.TEXT
+    fragments: tuple[ToolCallFragment, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +133,6 @@ class Finished:
     reasoning_tokens: int = 0
 
 
-GenerationEvent = Started | Delta | ToolCalled | Finished
-"""`Started` once, then `Delta`s and `ToolCalled`s, then `Finished` once; a generation that fails raises instead."""
+GenerationEvent = Started | PromptRead | Delta | ToolCalled | Finished
+"""`Started` once, `PromptRead`s where they were asked for, then `Delta`s and `ToolCalled`s, then `Finished` once; a
+generation that fails raises instead."""

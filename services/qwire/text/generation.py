@@ -12,7 +12,8 @@ from hashlib import blake2b
 from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
-from qwire.text.event import Delta, EndReason, Finished, ToolCalled
+from qwire.text.call_progress import CallFragment
+from qwire.text.event import Delta, EndReason, Finished, ToolCalled, ToolCallFragment
 from qwire.text.output import OutputPiece, OutputText
 
 _CALL_ID_BYTES = 12
@@ -73,7 +74,7 @@ class Generation:
 
     Raises:
         InvalidRequest: The output that the request came with ended earlier than with its last token, or thinks beyond
-            its budget.
+            its budget; or log-probabilities of the prompt are asked for where output comes before the engine is asked.
     """
 
     def __init__(self, request: TokenRequest, output: OutputText, ends: ModelEnds) -> None:
@@ -85,6 +86,7 @@ class Generation:
         self._ends = ends
         self._token_ids: list[int] = []
         self._calls = 0
+        self._begun_call_id = ""  # of a call that is told of, and is not complete
         # Until the engine tells: arrived, and nothing computed yet.
         self._timings = Timings(now, now, now, now)
         self._timed = False
@@ -112,6 +114,10 @@ class Generation:
     def _replay(self, token_ids: tuple[int, ...]) -> None:
         self._take_given(token_ids)
         if self.finished is None and self._output.budget_spent:
+            if self.request.prompt_logprobs is not None:
+                raise InvalidRequest(
+                    "output.prompt_logprobs", "is not possible where thinking is ended before it begins: see reasoning"
+                )
             rest, closing = token_ids[len(self._token_ids) :], self._ends.thinking
             given = min(len(rest), len(closing))
             if rest[:given] != closing[:given]:
@@ -136,7 +142,9 @@ class Generation:
         if self.finished is None:
             request_id = answer_id(self.request.envelope.request_id)
             envelope = replace(self.request.envelope, request_id=request_id, admitted=True)
-            self.request = replace(self.request, envelope=envelope, output_token_ids=tuple(self._token_ids))
+            self.request = replace(
+                self.request, envelope=envelope, output_token_ids=tuple(self._token_ids), prompt_logprobs=None
+            )
         return events
 
     def _take_given(self, token_ids: tuple[int, ...]) -> list[Delta | ToolCalled]:
@@ -176,13 +184,24 @@ class Generation:
         start = 0
         for piece in pieces:
             if piece.call is not None:
+                call_id = self._begun_call_id or self._call_id()
+                self._begun_call_id = ""
                 self._calls += 1
-                yield ToolCalled(self._call_id(), piece.call.name, piece.call.arguments_json)
-            elif piece.tokens or piece.text:
+                yield ToolCalled(call_id, piece.call.name, piece.call.arguments_json)
+            elif piece.tokens or piece.text or piece.fragments:
+                fragments = tuple(map(self._fragment, piece.fragments))
                 end = start + piece.tokens
                 self._token_ids += token_ids[start:end]
-                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel)
+                yield Delta(piece.text, token_ids[start:end], logprobs[start:end], piece.channel, fragments)
                 start = end
+
+    def _fragment(self, fragment: CallFragment) -> ToolCallFragment:
+        if fragment.name:
+            self._begun_call_id = self._call_id()
+        elif fragment.retracted:
+            self._begun_call_id = ""
+        call_id = self._begun_call_id if fragment.name else ""
+        return ToolCallFragment(self._calls, fragment.arguments_json, call_id, fragment.name, fragment.retracted)
 
     def _call_id(self) -> str:
         """Return an id that depends on what led to the call only, so that a resumed generation gives the same."""
@@ -223,7 +242,8 @@ def _closed(pieces: list[OutputPiece], rest: OutputPiece, tokens: int) -> list[O
     if rest.text and last.text and rest.channel != last.channel:
         return [*pieces, replace(rest, tokens=tokens)]
     channel = rest.channel if rest.text else last.channel
-    return [*before, replace(last, text=last.text + rest.text, tokens=last.tokens + tokens, channel=channel)]
+    text, fragments = last.text + rest.text, last.fragments + rest.fragments
+    return [*before, replace(last, text=text, tokens=last.tokens + tokens, channel=channel, fragments=fragments)]
 
 
 def answer_id(request_id: str) -> str:

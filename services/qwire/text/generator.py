@@ -1,4 +1,4 @@
-"""Generates text with one model: a request in; started, deltas, tool calls and finished out."""
+"""Generates text with one model: a request in; started, the prompt, deltas, tool calls and finished out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from qwire.text.errors import UnusableTokenizer
 from qwire.text.event import GenerationEvent, Started
 from qwire.text.generation import Generation, ModelEnds, answer_id
 from qwire.text.processor import TextProcessor
+from qwire.text.prompt_reading import PromptReading
 from qwire.text.read_ahead import BufferBudget, ReadAhead
 from qwire.text.request import GenerationRequest, Prompt
 from qwire.text.resolver import RequestResolver
@@ -88,6 +89,7 @@ class Generator:
         prompt_token_ids = await self._encode(request.prompt)
         token_request = self._resolve(request, prompt_token_ids)
         generation = self._generation(request, token_request)
+        prompt = self._prompt_reading(request, token_request)
         started: Started | None = Started(
             len(prompt_token_ids), token_request.sampling, token_request.stop, request.stop.stop_strings
         )
@@ -97,11 +99,11 @@ class Generator:
             async with aclosing(self._chunks(asked, budget)) as chunks:
                 async for chunk in chunks:
                     if chunk is not None:
-                        events = generation.advance(chunk)
+                        events = [*prompt.advance(chunk.prompt_logprobs), *generation.advance(chunk)]
                         if generation.finished is not None or generation.request is not asked:
                             break
                     elif started is not None:
-                        events, started = (started, *generation.opening), None
+                        events, started = (started, *prompt.begin(), *generation.opening), None
                     for event in events:
                         yield event
                     events = ()
@@ -110,7 +112,7 @@ class Generator:
             for event in events:
                 yield event
         if started is not None:
-            for event in (started, *generation.opening):
+            for event in (started, *prompt.begin(), *generation.opening):
                 yield event
         yield generation.finished
 
@@ -136,16 +138,25 @@ class Generator:
         return replace(resolved, constraint=constraint)
 
     def _generation(self, request: GenerationRequest, token_request: TokenRequest) -> Generation:
+        splitter = self._processor.splitter(
+            request.prompt, token_request.prompt_token_ids, fragments=request.tool_call_fragments
+        )
         output = self._processor.output_text(
             request.stop.stop_strings,
             token_request.stop.min_output_tokens,
-            splitter=self._processor.splitter(request.prompt, token_request.prompt_token_ids),
+            splitter=splitter,
             budget_tokens=request.reasoning_budget_tokens,
         )
         ends = self._ends
         if token_request.constraint is not None:
             ends = ends.up_to(token_request.constraint.after_token_id)
         return Generation(token_request, output, ends)
+
+    def _prompt_reading(self, request: GenerationRequest, token_request: TokenRequest) -> PromptReading:
+        echo = request.echo and request.resume is None
+        detokenizer = self._processor.prompt_detokenizer() if echo else None
+        scored = token_request.prompt_logprobs is not None
+        return PromptReading(token_request.prompt_token_ids, detokenizer, scored=scored)
 
     async def _encode(self, prompt: Prompt) -> list[int]:
         characters = self._processor.characters(prompt)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from qwire.text.call_progress import CallFragment
 from qwire.text.call_text import WrittenCall
 from qwire.text.detokenizer import Detokenizer
 from qwire.text.splitter import Channel, OutputSplitter, Part
@@ -13,7 +14,7 @@ from qwire.text.stop import StopMatcher
 
 @dataclass(frozen=True, slots=True)
 class OutputPiece:
-    """What some more tokens gave: text of one channel, or a call.
+    """What some more tokens gave: text of one channel and fragments of a call, or a call.
 
     Attributes:
         text: The text; it may lag behind the tokens.
@@ -21,6 +22,7 @@ class OutputPiece:
         stop_string: The stop string that appeared.
         channel: What the text is.
         call: A complete tool call, without text and tokens: it comes right before the token that completes it.
+        fragments: More of a call that is not complete. The first one of a call comes with the first token of a piece.
     """
 
     text: str
@@ -28,6 +30,12 @@ class OutputPiece:
     stop_string: str | None = None
     channel: Channel = Channel.TEXT
     call: WrittenCall | None = None
+    fragments: tuple[CallFragment, ...] = ()
+
+    @property
+    def begins_call(self) -> bool:
+        """Whether the first fragment of a call is in it."""
+        return any(fragment.name for fragment in self.fragments)
 
 
 class OutputText:
@@ -99,13 +107,17 @@ class OutputText:
         """Return the rest of the text: no token follows. An incomplete character in it completes no stop string."""
         text = ""
         channel = Channel.TEXT
+        fragments: list[CallFragment] = []
         for part in (*self._splitter.push(self._detokenizer.finish()), *self._splitter.finish()):
             if isinstance(part, WrittenCall):
                 continue  # a call ends with its tag, and an incomplete character is none
+            if isinstance(part, CallFragment):
+                fragments.append(part)
+                continue
             channel = part.channel
             text += part.text if channel is Channel.REASONING else self._matcher.push(part.text, honour=False)[0]
         rest = self._matcher.finish()
-        return OutputPiece(self._line_breaks + text + rest, 0, channel=channel)
+        return OutputPiece(self._line_breaks + text + rest, 0, channel=channel, fragments=tuple(fragments))
 
     def _take_plain(self, token_ids: Sequence[int]) -> list[OutputPiece]:
         """Take tokens that are all of the answer: what most outputs are, and faster than the way round the splitter."""
@@ -130,10 +142,11 @@ class OutputText:
         if stop_string is None and self._splitter.in_call:
             # No stop string goes on beyond a tag, so that no text is left to come after the call.
             pieces.append(self._answer(self._matcher.flush()))
-        pieces = [piece for piece in pieces if piece.text or piece.call]
+        pieces = joined(piece for piece in pieces if piece.text or piece.call or piece.fragments)
         last = pieces.pop() if pieces and not pieces[-1].call else None
         channel = last.channel if last else Channel.REASONING if thought else Channel.TEXT
-        return [*pieces, OutputPiece(last.text if last else "", 1, stop_string, channel)]
+        text, fragments = (last.text, last.fragments) if last else ("", ())
+        return [*pieces, OutputPiece(text, 1, stop_string, channel, fragments=fragments)]
 
     def _pieces(self, parts: Iterable[Part]) -> tuple[list[OutputPiece], str | None]:
         """Return what parts give, up to the stop string, and the stop string."""
@@ -143,6 +156,8 @@ class OutputText:
             if isinstance(part, WrittenCall):
                 self._line_breaks = ""
                 pieces.append(OutputPiece("", 0, call=part))
+            elif isinstance(part, CallFragment):
+                pieces.append(OutputPiece("", 0, fragments=(part,)))
             elif part.channel is Channel.REASONING:
                 pieces.append(OutputPiece(part.text, 0, channel=Channel.REASONING))
             else:
@@ -163,18 +178,21 @@ class OutputText:
 def joined(pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
     """Return the same pieces, as few as their channels and calls allow.
 
-    Text that belongs to a token of a later piece stays apart from tokens before it: whoever resumes after these is
-    given it again.
+    Text and fragments that belong to a token of a later piece stay apart from tokens before it: who resumes after these
+    is given them again. What an id of a call is made of are the tokens before it: so a piece begins with the token
+    that begins a call.
     """
     result: list[OutputPiece] = []
     for piece in pieces:
         last = result[-1] if result else None
-        ahead = last is not None and last.tokens > 0 and piece.tokens == 0 and piece.text != ""
+        ahead = last is not None and last.tokens > 0 and piece.tokens == 0 and bool(piece.text or piece.fragments)
         other = last is not None and piece.text != "" and last.text != "" and piece.channel != last.channel
-        if last is None or last.call or piece.call or ahead or other:
+        begins = last is not None and piece.begins_call and last.tokens > 0
+        if last is None or last.call or piece.call or ahead or other or begins:
             result.append(piece)
         else:
             channel = piece.channel if piece.text or not last.text else last.channel
             text, tokens = last.text + piece.text, last.tokens + piece.tokens
-            result[-1] = OutputPiece(text, tokens, piece.stop_string, channel)
+            fragments = last.fragments + piece.fragments
+            result[-1] = OutputPiece(text, tokens, piece.stop_string, channel, fragments=fragments)
     return result

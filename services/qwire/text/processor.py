@@ -124,6 +124,10 @@ class TextProcessor:
             case TokenPrompt():
                 return 0
 
+    def prompt_detokenizer(self) -> Detokenizer:
+        """Return a new detokenizer that shows control tokens as their text, as a prompt's template wrote them."""
+        return Detokenizer(self._tokenizer.shown_bytes)
+
     def output_text(
         self,
         stop_strings: Sequence[str],
@@ -136,13 +140,14 @@ class TextProcessor:
         detokenizer, matcher = Detokenizer(self._tokenizer.token_bytes), StopMatcher(stop_strings)
         return OutputText(detokenizer, matcher, min_output_tokens, splitter=splitter, budget_tokens=budget_tokens)
 
-    def splitter(self, prompt: Prompt, prompt_token_ids: Sequence[int]) -> OutputSplitter:
+    def splitter(self, prompt: Prompt, prompt_token_ids: Sequence[int], *, fragments: bool = False) -> OutputSplitter:
         """Return a new splitter for what follows a prompt. Only a conversation's answer has thinking and calls."""
         if not isinstance(prompt, ChatPrompt):
             return OutputSplitter()
         thinking = self.abilities.thinking
         opened = thinking and self._tail(prompt_token_ids).endswith(THINK_OPEN.encode())
-        return OutputSplitter(thinking=thinking, opened=opened, tools=[tool.name for tool in prompt.tools])
+        tools = [tool.name for tool in prompt.tools]
+        return OutputSplitter(thinking=thinking, opened=opened, tools=tools, fragments=fragments)
 
     def _tail(self, prompt_token_ids: Sequence[int]) -> bytes:
         token_bytes = self._tokenizer.token_bytes

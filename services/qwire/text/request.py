@@ -141,6 +141,9 @@ class GenerationRequest:
         stop: When the output ends.
         resume: Go on after output that exists; None = a new generation.
         top_logprobs: As of `qwire.engine.request.TokenRequest`.
+        prompt_logprobs: Likewise; not told again in a resumed generation.
+        echo: Tell the prompt's text and tokens; not again in a resumed generation.
+        tool_call_fragments: Tell of calls before they are complete.
         reasoning_budget_tokens: The most tokens of thinking; None = no bound of its own.
         constraint: What the answer must match, thinking aside; None = anything.
         adapter: As of `qwire.engine.request.TokenRequest`.
@@ -152,6 +155,9 @@ class GenerationRequest:
     stop: StopOptions = field(default_factory=StopOptions)
     resume: ResumePoint | None = None
     top_logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    echo: bool = False
+    tool_call_fragments: bool = False
     reasoning_budget_tokens: int | None = None
     constraint: Constraint | None = None
     adapter: str = ""

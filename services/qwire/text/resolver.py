@@ -80,6 +80,7 @@ class RequestResolver:
             sampling,
             resumed,
             request.top_logprobs,
+            None if request.resume else request.prompt_logprobs,
             request.constraint,
             request.adapter,
         )

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
 
+from qwire.text.call_progress import CallFragment, CallProgress
 from qwire.text.call_scanner import CALL_FORMS, CallScanner
 from qwire.text.call_text import WrittenCall
 
@@ -28,7 +29,7 @@ class Said:
     text: str
 
 
-Part = Said | WrittenCall
+Part = Said | CallFragment | WrittenCall
 """What the splitter finds, in order."""
 
 
@@ -51,14 +52,25 @@ class OutputSplitter:
         thinking: Whether `<think>` may begin the output.
         opened: Whether the prompt ends with `<think>`, so that the output begins with thinking.
         tools: Names of the tools that may be called; without any, no tag of a call means anything.
+        fragments: Whether calls are told of before they are complete.
     """
 
-    def __init__(self, *, thinking: bool = False, opened: bool = False, tools: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        thinking: bool = False,
+        opened: bool = False,
+        tools: Collection[str] = (),
+        fragments: bool = False,
+    ) -> None:
         self._state = _State.THINKING if opened else _State.START if thinking else _State.ANSWER
         self._tools = frozenset(tools)
         self._forms = CALL_FORMS if tools else ()
         self._held = ""
         self._scanner = CallScanner(CALL_FORMS[0], self._tools)
+        self._fragments = fragments
+        self._progress = CallProgress()
+        self._told_of_call = False
         self._after_tag = opened
         self._parts: list[Part] = []
 
@@ -92,10 +104,12 @@ class OutputSplitter:
 
     def finish(self) -> list[Part]:
         """Return what was held back: no more text comes. A call that is not complete is text."""
+        self._retract()
+        retracted, self._parts = self._parts, []
         text = self._scanner.form.opening + self._held if self.in_call else self._held
         channel = Channel.REASONING if self.thinking else Channel.TEXT
         self._held = ""
-        return [Said(channel, text)] if text else []
+        return [*retracted, Said(channel, text)] if text else retracted
 
     def _step(self) -> bool:
         """Take what can be taken of the text held; False = nothing more is certain."""
@@ -141,6 +155,7 @@ class OutputSplitter:
             begin, form = min(found, key=lambda one: one[0])
             self._say(Channel.TEXT, self._held[:begin])
             self._scanner = CallScanner(form, self._tools)
+            self._progress = CallProgress()
             self._enter(_State.CALL, self._held[begin + len(form.opening) :])
             return True
         certain = len(self._held) - max((_begun(self._held, form.opening) for form in self._forms), default=0)
@@ -151,13 +166,28 @@ class OutputSplitter:
     def _call(self) -> bool:
         verdict = self._scanner.scan(self._held)
         if verdict is None:
+            self._tell_of_call()
             return False
         if verdict.call is None:
+            self._retract()
             self._say(Channel.TEXT, self._scanner.form.opening + self._held[: verdict.end])
         else:
             self._parts.append(verdict.call)
+            self._told_of_call = False
         self._enter(_State.ANSWER, self._held[verdict.end :], after_tag=verdict.call is not None)
         return True
+
+    def _tell_of_call(self) -> None:
+        fragment = self._progress.advance(self._held) if self._fragments else None
+        # A code block is a call of a tool on offer only.
+        if fragment is not None and not (self._scanner.form.strict and self._progress.name not in self._tools):
+            self._parts.append(fragment)
+            self._told_of_call = True
+
+    def _retract(self) -> None:
+        if self._told_of_call:
+            self._parts.append(CallFragment(retracted=True))
+            self._told_of_call = False
 
     def _enter(self, state: _State, rest: str, *, after_tag: bool = False) -> None:
         self._state, self._held, self._after_tag = state, rest, after_tag

@@ -31,6 +31,7 @@ class QwenTokenizer:
         control: The added tokens.
         token_bytes: What each token id stands for, by id: bytes of UTF-8 text that may end within a character; empty
             for special tokens and for ids that stand for nothing.
+        shown_bytes: The same, with the text of special tokens: what is in a prompt.
     """
 
     def __init__(self, spec: Mapping[str, Any]) -> None:
@@ -42,6 +43,8 @@ class QwenTokenizer:
         added = _added_tokens(spec)
         self.control = ControlTokens({token.text: token.id for token in added})
         self.token_bytes = _token_bytes(spec, added)
+        special = {token.id: token.text.encode() for token in added if token.special}
+        self.shown_bytes = tuple(special.get(token_id, data) for token_id, data in enumerate(self.token_bytes))
         self._plain = _plain_tokenizer(spec, added)
 
     @classmethod

@@ -120,6 +120,12 @@ def test_thinking_goes_to_standard_error(run: Run) -> None:
     assert (result.exit_code, result.stdout, result.stderr) == (0, "one two\n", "let me see\n\n")
 
 
+def test_the_prompt_goes_to_standard_error(run: Run) -> None:
+    with FakeServer(answers=[Answer(text="one two")]) as server:
+        result = run("generate", "hi there", "--echo", "--server", server.target)
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "one two\n", "hi there\n\n")
+
+
 def test_thinking_alone_ends_its_line(run: Run) -> None:
     with FakeServer(answers=[Answer(reasoning="let me see")]) as server:
         result = run("generate", "hi", "--no-think", "--server", server.target)

@@ -95,6 +95,9 @@ def test_every_option_reaches_its_field() -> None:
         ignore_eos=True,
         token_info=False,
         top_logprobs=5,
+        echo=True,
+        prompt_logprobs=3,
+        tool_call_fragments=True,
     )
     spec = generation_spec("hi", options)
     assert (spec.model, spec.adapter) == ("m", "a")

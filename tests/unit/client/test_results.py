@@ -13,9 +13,11 @@ from qwire.client import (
     Delta,
     Finished,
     FinishReason,
+    GenerationOptions,
     HealthCheckKind,
     ModelNotFound,
     Overloaded,
+    PromptRead,
     QuantizationMethod,
     ServingState,
     Started,
@@ -64,6 +66,26 @@ def test_log_probabilities_come_with_each_token_where_asked_for() -> None:
     assert [token.logprob for token in tokens] == pytest.approx([-0.693147] * 2)
     assert [one.id for one in tokens[1].top] == [1, 2]
     assert [one.logprob for one in tokens[1].top] == pytest.approx([-0.693147, -1.386294])
+
+
+async def test_the_prompt_is_told_where_asked_for() -> None:
+    options = GenerationOptions(echo=True, prompt_logprobs=2)
+    with FakeServer(reply="one") as server:
+        with Client(server.target) as client:
+            whole = client.generate("hi there", **options)
+            assert client.generate("hi there").prompt == PromptRead()
+            with client.stream("hi there", **options) as stream:
+                events = list(stream)
+            batch = client.batch(["hi there"], **options)[0].unwrap()
+        async with AsyncClient(server.target) as aio, aio.stream("hi there", **options) as aio_stream:
+            aio_prompt = (await aio_stream.generation()).prompt
+    assert whole.prompt.text == "hi there"
+    first, second = whole.prompt.tokens
+    assert first == TokenInfo(0)
+    assert second.logprob == pytest.approx(-0.693147)
+    assert [one.id for one in second.top] == [1, 2]
+    assert [type(event) for event in events] == [Started, PromptRead, Delta, Finished]
+    assert events[1] == stream.generation().prompt == batch.prompt == aio_prompt == whole.prompt
 
 
 def test_a_stream_yields_typed_events_and_adds_up_to_the_same_generation() -> None:

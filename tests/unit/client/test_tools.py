@@ -11,12 +11,14 @@ from qwire.client import (
     AsyncClient,
     ChatMessage,
     Client,
+    Delta,
     FinishReason,
     InvalidRequest,
     Prompt,
     Role,
     Tool,
     ToolCall,
+    ToolCallFragment,
 )
 from qwire.client.request import count_request, generation_spec
 from qwire.client.testing import Answer, FakeServer
@@ -165,3 +167,17 @@ def test_tools_and_thinking_are_counted() -> None:
         request: Any = server.calls[0].request
         assert request.tools.tools[0].name == "weather"
         assert request.reasoning.enabled
+
+
+def test_a_call_is_told_of_while_it_is_written_where_asked_for() -> None:
+    answer = Answer(text="I look.", tool_calls=(CALL,))
+    with FakeServer(answers=[answer]) as server, Client(server.target) as client:
+        with client.stream("hi", tools=[WEATHER], tool_call_fragments=True) as stream:
+            events = list(stream)
+        silent = list(client.stream("hi", tools=[WEATHER]))
+    first, second = [one for event in events if isinstance(event, Delta) for one in event.tool_call_fragments]
+    assert first == ToolCallFragment(0, CALL.id, CALL.name, first.arguments_json)
+    assert second == ToolCallFragment(0, arguments_json=second.arguments_json)
+    assert first.arguments_json + second.arguments_json == CALL.arguments_json
+    assert stream.generation().tool_calls == (CALL,)
+    assert not any(event.tool_call_fragments for event in silent if isinstance(event, Delta))

@@ -24,6 +24,7 @@ from qwire.client import (
     InvalidRequest,
     Model,
     Probe,
+    PromptRead,
     QwireError,
     Started,
     TextPrompt,
@@ -53,7 +54,7 @@ def blocking(client: Client) -> None:
         assert_type(stream, GenerationStream)
         assert_type(stream.started, Started | None)
         for event in stream:
-            assert_type(event, Started | Delta | ToolCall | Finished)
+            assert_type(event, Started | PromptRead | Delta | ToolCall | Finished)
         for text in stream.text_stream:
             assert_type(text, str)
         assert_type(stream.generation(), Generation)
@@ -77,7 +78,7 @@ async def with_asyncio(client: AsyncClient) -> None:
     async with client.stream("hi") as stream:
         assert_type(stream, AsyncGenerationStream)
         async for event in stream:
-            assert_type(event, Started | Delta | ToolCall | Finished)
+            assert_type(event, Started | PromptRead | Delta | ToolCall | Finished)
         async for text in stream.text_stream:
             assert_type(text, str)
         assert_type(await stream.generation(), Generation)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
-from qwire.engine.chunk import Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
+from qwire.engine.chunk import MAX_PROMPT_RECORDS, Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
 from qwire.engine.sequence import Sequence
 from qwire.engine.stream import TokenStream
@@ -65,3 +66,21 @@ async def test_the_first_chunk_has_the_timings_so_far(stream: TokenStream) -> No
     assert timings.finished_unix_ns > timings.first_token_unix_ns
     stream.put(2, None)
     assert (await stream.next()).timings is None
+
+
+async def test_what_was_asked_about_the_prompt_comes_first_in_chunks_of_bounded_size(
+    make_sequence: Callable[..., Sequence],
+) -> None:
+    sequence = make_sequence()
+    sequence.request = replace(sequence.request, prompt_logprobs=1)
+    stream = TokenStream(sequence)
+    records = [TokenLogprobs(-float(place)) for place in range(MAX_PROMPT_RECORDS + 1)]
+    stream.put_prompt(records)
+    stream.put(7, FINISH)
+    first, second = await stream.next(), await stream.next()
+    assert first.prompt_logprobs == (None, *records[: MAX_PROMPT_RECORDS - 1])
+    assert second.prompt_logprobs == tuple(records[MAX_PROMPT_RECORDS - 1 :])
+    assert (first.token_ids, first.timings, second.token_ids) == ((), None, ())
+    last = await stream.next()
+    assert (last.token_ids, last.finish, last.prompt_logprobs) == ((7,), FINISH, ())
+    assert last.timings is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -40,10 +40,11 @@ def play(
     started = _started(state, spec, generation)
     resumed, sequence = len(spec.resume.output_token_ids), spec.resume.last_sequence + 1
     yield generate_pb2.StreamGenerateResponse(sequence=sequence, started=started)
+    if spec.output.echo or spec.output.HasField("prompt_logprobs"):
+        sequence += 1
+        yield generate_pb2.StreamGenerateResponse(sequence=sequence, prompt=_prompt(spec))
     deltas = _deltas(answer, spec)
-    for position, delta in enumerate(deltas[resumed:], start=resumed):
-        if position >= _last(answer, len(deltas)):
-            break
+    for position, delta in enumerate(deltas[resumed : _last(answer, len(deltas))], start=resumed):
         if streams and resumed < position in answer.drop_after:
             generation.done = True
             raise ScriptedFailure(_LOST)
@@ -59,11 +60,20 @@ def play(
     if answer.failure:
         raise ScriptedFailure(answer.failure)
     if answer.truncate_after is None:
-        for call in answer.tool_calls if len(deltas) == _words(answer) else ():
+        calls = answer.tool_calls if len(deltas) == _words(answer) else ()
+        for response in _calls(calls, written=spec.output.tool_call_fragments):
             sequence += 1
-            yield generate_pb2.StreamGenerateResponse(sequence=sequence, tool_call=_call(call))
+            response.sequence = sequence
+            yield response
         finished = _finished(answer, spec, started, len(deltas), time.monotonic() - began)
         yield generate_pb2.StreamGenerateResponse(sequence=sequence + 1, finished=finished)
+
+
+def _calls(calls: Iterable[ToolCall], *, written: bool) -> Iterator[generate_pb2.StreamGenerateResponse]:
+    for index, call in enumerate(calls):
+        if written:
+            yield generate_pb2.StreamGenerateResponse(delta=_written(index, call))
+        yield generate_pb2.StreamGenerateResponse(tool_call=_call(call))
 
 
 def _last(answer: Answer, deltas: int) -> int:
@@ -79,6 +89,8 @@ def gather(events: Iterator[generate_pb2.StreamGenerateResponse]) -> types_pb2.G
         match event.WhichOneof("event"):
             case "started":
                 whole.started.CopyFrom(event.started)
+            case "prompt":
+                whole.prompt.CopyFrom(event.prompt)
             case "delta":
                 whole.tokens.extend(event.delta.tokens)
                 if event.delta.channel == types_pb2.CHANNEL_REASONING:
@@ -96,8 +108,11 @@ def prompt_tokens(message: types_pb2.GenerationSpec | generate_pb2.CountTokensRe
     """Count a prompt: a token per word."""
     if isinstance(message, types_pb2.GenerationSpec) and message.HasField("tokens"):
         return len(message.tokens.ids)
-    texts = [message.text] if message.HasField("text") else [said.text for said in message.chat.messages]
-    return sum(len(words(text)) for text in texts)
+    return sum(len(words(text)) for text in _texts(message))
+
+
+def _texts(message: types_pb2.GenerationSpec | generate_pb2.CountTokensRequest) -> list[str]:
+    return [message.text] if message.HasField("text") else [said.text for said in message.chat.messages]
 
 
 def _started(
@@ -130,24 +145,31 @@ def _deltas(answer: Answer, spec: types_pb2.GenerationSpec) -> list[generate_pb2
     """Return one delta and one token per word, as many as the request allows."""
     parts = [(types_pb2.CHANNEL_REASONING, word) for word in words(answer.reasoning)]
     parts += [(types_pb2.CHANNEL_TEXT, word) for word in words(answer.text)]
+    top = spec.output.top_logprobs if spec.output.HasField("top_logprobs") else None
     wants_tokens = spec.output.token_info if spec.output.HasField("token_info") else True
     return [
-        generate_pb2.GenerationDelta(
-            channel=channel, text=word, tokens=[_token(position, spec.output)] if wants_tokens else []
-        )
+        generate_pb2.GenerationDelta(channel=channel, text=word, tokens=[_token(position, top)] if wants_tokens else [])
         for position, (channel, word) in enumerate(parts[: spec.stop.max_output_tokens or None])
     ]
 
 
-def _token(token_id: int, output: types_pb2.OutputOptions) -> types_pb2.TokenInfo:
+def _token(token_id: int, top: int | None) -> types_pb2.TokenInfo:
     """Pretend that the token has half of the probability, the one after it half of the rest, and so on."""
-    if not output.HasField("top_logprobs"):
+    if top is None:
         return types_pb2.TokenInfo(id=token_id)
-    top = [
-        types_pb2.TokenAlternative(id=token_id + place, logprob=-math.log(2) * (place + 1))
-        for place in range(output.top_logprobs)
+    alternatives = [
+        types_pb2.TokenAlternative(id=token_id + place, logprob=-math.log(2) * (place + 1)) for place in range(top)
     ]
-    return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=top)
+    return types_pb2.TokenInfo(id=token_id, logprob=-math.log(2), top=alternatives)
+
+
+def _prompt(spec: types_pb2.GenerationSpec) -> types_pb2.GenerationPrompt:
+    """Return the prompt: texts as they are, and a token per word."""
+    output = spec.output
+    top = output.prompt_logprobs if output.HasField("prompt_logprobs") else None
+    ids = spec.tokens.ids if spec.HasField("tokens") else range(prompt_tokens(spec))
+    tokens = [_token(token_id, top if position else None) for position, token_id in enumerate(ids)]
+    return types_pb2.GenerationPrompt(text="".join(_texts(spec)) if output.echo else "", tokens=tokens)
 
 
 def _words(answer: Answer) -> int:
@@ -156,6 +178,20 @@ def _words(answer: Answer) -> int:
 
 def _call(call: ToolCall) -> types_pb2.ToolCall:
     return types_pb2.ToolCall(id=call.id, name=call.name, arguments_json=call.arguments_json)
+
+
+def _written(index: int, call: ToolCall) -> generate_pb2.GenerationDelta:
+    """Return a call while it is written: a fragment for each half of its arguments."""
+    half = len(call.arguments_json) // 2
+    return generate_pb2.GenerationDelta(
+        channel=types_pb2.CHANNEL_TEXT,
+        tool_call_fragments=[
+            types_pb2.ToolCallFragment(
+                index=index, id=call.id, name=call.name, arguments_json=call.arguments_json[:half]
+            ),
+            types_pb2.ToolCallFragment(index=index, arguments_json=call.arguments_json[half:]),
+        ],
+    )
 
 
 def _finished(
