@@ -201,7 +201,7 @@ class Workload:
 async def test_random_requests_in_little_memory(
     folder: Path, adapters: Path, start_engine: StartEngine, pytestconfig: pytest.Config, speculation: str
 ) -> None:
-    count: int = pytestconfig.option.engine_requests // (1 if speculation == "none" else 4)
+    count: int = pytestconfig.option.engine_requests // 3
     engine = await start_engine(
         folder,
         draft=folder if speculation == "draft-model" else None,
