@@ -21,7 +21,7 @@ EPSILON = 1e-6
 # rows of weights, columns: below, at and above the borders of blocks, pieces and panels, and the shapes of real layers.
 SHAPES = [(1, 1), (31, 63), (32, 64), (33, 65), (100, 1025), (1152, 896), (896, 4864)]
 # Tokens: every size of a tile and what is left of several, and more than one chunk.
-TOKENS = [*range(1, 14), 24, 25, 61, 200]
+TOKENS = [*range(1, 14), 24, 25, 61, 220]
 
 
 @pytest.fixture(params=PATHS)

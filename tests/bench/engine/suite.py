@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import itertools
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,8 +46,7 @@ class Plan:
 
 def measure(group: Sequence[str], setup: Setup, plan: Plan, encode: Encode, results: Results) -> None:
     """Measure a group of sides. A side that cannot be installed or fails is left out, and told."""
-    live = list(group)
-    results.groups.append(live)
+    results.groups.append(list(group))
     with contextlib.ExitStack() as stack:
         sides: dict[str, Side] = {}
         for name in group:
@@ -54,19 +55,18 @@ def measure(group: Sequence[str], setup: Setup, plan: Plan, encode: Encode, resu
             except (PeerMissing, SideFailed) as error:
                 _drop(results, name, error)
         turns = _Turns(sides, results)
-        turns.warm(at_once(encode, max(plan.streams), 2, plan.seed))
-        seed = plan.seed
+        seeds = itertools.count(plan.seed)  # one for each round: no prompt comes twice
+        turns.warm(at_once(encode, max(plan.streams), 2, next(seeds)))
         for streams in plan.streams:
             names = [name for name in sides if streams <= PATIENCE.get(name, streams)]
             for number in range(plan.rounds):
-                seed += 1
-                turns.run(at_once(encode, streams, plan.tokens, seed), names, number)
+                turns.run(at_once(encode, streams, plan.tokens, next(seeds)), names, number)
         if plan.arrivals:
-            _arrivals(turns, live, plan, encode, results)
+            _arrivals(turns, plan, encode, results, seeds)
         if plan.sharing:
             names = [name for name in sides if name in REUSING]
             for number in range(plan.few_rounds):
-                turns.run(shared_prefix(encode, plan.sharing, plan.tokens, plan.seed + number), names, number)
+                turns.run(shared_prefix(encode, plan.sharing, plan.tokens, next(seeds)), names, number)
         for name, side in sides.items():
             if name not in results.missing:
                 sizes = side.before_bytes, side.loaded_bytes, side.peak_bytes(), side.device_bytes()
@@ -107,19 +107,21 @@ class _Turns:
             _drop(self._results, name, error)
 
 
-def _arrivals(turns: _Turns, group: Sequence[str], plan: Plan, encode: Encode, results: Results) -> None:
+def _arrivals(turns: _Turns, plan: Plan, encode: Encode, results: Results, seeds: Iterator[int]) -> None:
+    group = results.groups[-1]
     rate = plan.rate_per_s
     if rate is None:
-        fastest = [run.tokens_per_s for run in results.runs(group[0], str(max(plan.streams)))]
+        fastest = [run.tokens_per_s for run in results.runs(group[0], str(max(plan.streams)))] if group else []
         if not fastest:
             return
-        rate = sorted(fastest)[len(fastest) // 2] / plan.tokens / 2
-    results.notes.append(
-        f"Poisson arrivals beside `{group[0]}`: {plan.arrivals} requests, {rate:.2f} a second, seed {plan.seed}."
-    )
+        rate = statistics.median(fastest) / plan.tokens / 2
     names = [name for name in group if name not in PATIENCE]
-    for number in range(plan.few_rounds):
-        turns.run(poisson(encode, plan.arrivals, plan.tokens, rate, plan.seed + number), names, number)
+    used = list(itertools.islice(seeds, plan.few_rounds))
+    results.notes.append(
+        f"Poisson arrivals beside `{group[0]}`: {plan.arrivals} requests, {rate:.2f} a second, seeds {used}."
+    )
+    for number, seed in enumerate(used):
+        turns.run(poisson(encode, plan.arrivals, plan.tokens, rate, seed), names, number)
 
 
 def _drop(results: Results, name: str, error: Exception) -> None:

@@ -18,12 +18,12 @@
 
 namespace {
 
-constexpr int64_t kLanes = 32;               // rows of weights in a block
-constexpr int64_t kAhead = 48 * kLanes;      // how far ahead of their use weights are fetched
-constexpr int64_t kLine = 16;                // floats of a cache line
-constexpr int64_t kPanel = 1024;             // columns of a block that stay in a core's cache while rows pass by
-constexpr int64_t kPiece = 64;               // columns of activations that are prepared together
-constexpr int64_t kCached = 1 << 18;         // activations that stay in a core's cache while weights pass by
+constexpr int64_t kLanes = 32;           // rows of weights in a block
+constexpr int64_t kAhead = 48 * kLanes;  // how far ahead of their use weights are fetched
+constexpr int64_t kLine = 16;            // floats of a cache line
+constexpr int64_t kPanel = 1024;         // columns of a block that stay in a core's cache while rows pass by
+constexpr int64_t kPiece = 64;           // columns of activations that are prepared together
+constexpr int64_t kCached = 1 << 20;     // activations that pass by before a block of weights is read again
 
 // A register, and as many rows of a tile as leave room for weights beside the sums.
 #if defined(__AVX512F__)
