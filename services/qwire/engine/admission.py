@@ -69,7 +69,8 @@ class Admission:
         if not can_start and not self._has_room(sequence):
             raise QueueFull(self._retry_after_s())
         wait_s = 0.0 if can_start else self._least_wait_s(sequence)
-        prefill_s = self._least_prefill_s(sequence, left_s - wait_s)
+        rate = self._pace.prefill_tokens_per_s(time.monotonic())
+        prefill_s = self._least_prefill_s(sequence, left_s - wait_s, rate)
         if wait_s + prefill_s > left_s:
             # Once the queue is shorter by what is missing, another try may succeed, if the prompt alone is no longer.
             retry_after_s = max(_LEAST_RETRY_S, wait_s + prefill_s - left_s) if prefill_s < left_s else None
@@ -78,9 +79,12 @@ class Admission:
     def give_up(self) -> list[Sequence]:
         """End, before anything is computed for them, waiting sequences whose prompt takes longer than they have."""
         late: list[Sequence] = []
+        rate = self._pace.prefill_tokens_per_s(time.monotonic())
+        if rate is None:
+            return late
         for sequence in self._scheduler.waiting:
             left_s = _left_s(sequence)
-            prefill_s = self._least_prefill_s(sequence, left_s)
+            prefill_s = self._least_prefill_s(sequence, left_s, rate)
             if prefill_s > left_s > 0:
                 self._scheduler.abort(sequence.request_id, DeadlineUnattainable(prefill_s, left_s, None))
                 late.append(sequence)
@@ -107,9 +111,8 @@ class Admission:
         ahead = self._scheduler.count_before(sequence) + 1
         return max(0.0, ahead - 2 * math.sqrt(ahead)) * place_s / running
 
-    def _least_prefill_s(self, sequence: Sequence, left_s: float) -> float:
+    def _least_prefill_s(self, sequence: Sequence, left_s: float, rate: float | None) -> float:
         """Return the least time until the first token once it has a place; exact only where it is more than is left."""
-        rate = self._pace.prefill_tokens_per_s(time.monotonic())
         if rate is None or left_s == math.inf:
             return 0.0
         prefill_s = sequence.pending_tokens / rate
