@@ -27,8 +27,7 @@ from qwire.telemetry.setup import TelemetryConfig, configure
 
 log = get_logger(__name__)
 
-# The gateways are replaced with their models, but not at the same moment; gRPC's own retries, five attempts, must outlast
-# that.
+# Gateways are replaced with their models, but not at the same moment: gRPC's own five attempts must outlast that.
 _RETRY_AFTER_S = 3.0
 
 
