@@ -26,7 +26,8 @@ from qwire.telemetry.setup import TelemetryConfig, configure
 
 log = get_logger(__name__)
 
-_RETRY_AFTER_S = 1.0  # the gateways are replaced with their models
+# Gateways are replaced with their models, but not at the same moment: gRPC's own five attempts must outlast that.
+_RETRY_AFTER_S = 3.0
 
 
 class ModelReplica:
