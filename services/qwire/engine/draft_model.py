@@ -133,7 +133,7 @@ class DraftModel:
             return None
         copy = self._copies.pop(sequence, None)
         if copy is None:
-            request = replace(sequence.request, constraint=None, top_logprobs=None)
+            request = replace(sequence.request, constraint=None, top_logprobs=None, prompt_logprobs=None, adapter="")
             copy = Sequence(request, sequence.eos_token_ids, sequence.arrival, sequence.arrived_unix_ns)
             self._align(copy, sequence)
             while not self._cache.can_allocate(copy):

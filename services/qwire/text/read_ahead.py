@@ -148,9 +148,12 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
         token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
         finish=chunks[-1].finish,
         logprobs=tuple(record for chunk in chunks for record in chunk.logprobs),
+        prompt_logprobs=tuple(record for chunk in chunks for record in chunk.prompt_logprobs),
+        timings=next((chunk.timings for chunk in chunks if chunk.timings is not None), None),
     )
 
 
 def _bytes_of(chunk: TokenChunk) -> int:
-    top = sum(len(record.top) for record in chunk.logprobs)
-    return len(chunk.token_ids) * _TOKEN_BYTES + len(chunk.logprobs) * _LOGPROBS_BYTES + top * _TOP_LOGPROB_BYTES
+    records = [*chunk.logprobs, *(record for record in chunk.prompt_logprobs if record is not None)]
+    top = sum(len(record.top) for record in records)
+    return len(chunk.token_ids) * _TOKEN_BYTES + len(records) * _LOGPROBS_BYTES + top * _TOP_LOGPROB_BYTES
