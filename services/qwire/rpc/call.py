@@ -24,6 +24,7 @@ class Call:
         deadline_unix_ns: When it ends at the latest, nanoseconds since the epoch; None = never.
         generation_id: Names its generation, where it has exactly one.
         trace: Trace context of the server's span, or of the caller's where the server does not trace.
+        tenant: Who asks; empty = nobody in particular.
     """
 
     method: str
@@ -31,6 +32,7 @@ class Call:
     deadline_unix_ns: int | None
     generation_id: str
     trace: TraceFields
+    tenant: str = ""
 
     def envelope(self, generation_id: str) -> Envelope:
         """Return what travels with a generation of this call."""

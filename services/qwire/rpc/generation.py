@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.call import Call
+from qwire.rpc.generation_builder import GenerationBuilder
 from qwire.rpc.generation_message import CHANNELS, call_message, finished_message, started_message, token_messages
 from qwire.rpc.monitor import HealthMonitor
 from qwire.rpc.pulse import ModelPulse
@@ -78,23 +79,11 @@ class GenerationRun:
 
     async def whole(self, registry: ModelRegistry, monitor: HealthMonitor) -> pb.Generation:
         """Return the whole generation; arguments and errors as of `responses`."""
-        generation = pb.Generation()
-        texts: dict[int, list[str]] = {channel: [] for channel in CHANNELS.values()}
+        builder = GenerationBuilder()
         async with aclosing(self.responses(registry, monitor)) as responses:
             async for response in responses:
-                match response.WhichOneof("event"):
-                    case "delta":
-                        texts[response.delta.channel].append(response.delta.text)
-                        generation.tokens.extend(response.delta.tokens)
-                    case "tool_call":
-                        generation.tool_calls.append(response.tool_call)
-                    case "started":
-                        generation.started.CopyFrom(response.started)
-                    case _:
-                        generation.finished.CopyFrom(response.finished)
-        generation.text = "".join(texts[pb.CHANNEL_TEXT])
-        generation.reasoning = "".join(texts[pb.CHANNEL_REASONING])
-        return generation
+                builder.add(response)
+        return builder.generation()
 
     async def _events(self, model: ServedModel) -> AsyncGenerator[GenerationEvent, None]:
         converter = SpecConverter(self._spec, model.card, self._path, model.abilities)
