@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -19,7 +20,7 @@ TEMPLATE = (
 
 
 @pytest.fixture(scope="session")
-def processor(tmp_path_factory: pytest.TempPathFactory) -> TextProcessor:
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One token per byte, and Qwen's way to write a conversation; the last token is the end of a turn."""
     folder = tmp_path_factory.mktemp("tokenizer")
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -31,7 +32,13 @@ def processor(tmp_path_factory: pytest.TempPathFactory) -> TextProcessor:
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
-    return TextProcessor.from_folder(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer_folder: Path) -> TextProcessor:
+    """What the tokenizer makes of text."""
+    return TextProcessor.from_folder(tokenizer_folder)
 
 
 @pytest.fixture

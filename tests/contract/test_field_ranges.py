@@ -123,8 +123,8 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
         lambda spec: spec.resume.output_token_ids.append(VOCABULARY),
         {"resume.output_token_ids[0]": INVALID},
     ),
-    "resume complete": (
-        lambda spec: spec.resume.output_token_ids.extend([0] * 16),
+    "resume too much": (
+        lambda spec: spec.resume.output_token_ids.extend([0] * 17),
         {"resume.output_token_ids": INVALID},
     ),
     "resume sequence": (

@@ -26,6 +26,7 @@ class Thinker:
     stubs: Stubs
     engine: FakeEngine
     processor: TextProcessor
+    target: str
 
     def ids(self, text: str) -> list[int]:
         """Return a text's tokens."""
@@ -66,7 +67,7 @@ async def open_thinker(
 
     engine = FakeEngine(script, card=card)
     async with open_edge([await served(thinking, engine)]) as edge:
-        yield Thinker(edge.stubs, engine, thinking)
+        yield Thinker(edge.stubs, engine, thinking, f"127.0.0.1:{edge.port}")
 
 
 def chat(*messages: types_pb2.ChatMessage, **fields: object) -> types_pb2.GenerationSpec:

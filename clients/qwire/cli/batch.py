@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +16,10 @@ from rich.table import Table
 from qwire.cli.batch_progress import JobProgress
 from qwire.cli.connection import SERVER, ModelId, Server, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.result_file import ResultFile
-from qwire.client import BatchJob, BatchJobItem, Client, GenerationOptions, InvalidRequest, Upload
+from qwire.client import BatchJob, BatchJobItem, Client, GenerationOptions, InvalidRequest
 from qwire.client.jsonl import LineFormat, read_items
 
-batch = typer.Typer(add_completion=False, no_args_is_help=True)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 Input = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Lines of JSON: prompts, or OpenAI's form.")]
 JobId = Annotated[str, typer.Argument(help="The job's id.")]
@@ -28,14 +28,16 @@ OutputFormat = Annotated[LineFormat, typer.Option("--format", help="How results 
 Label = Annotated[list[str] | None, typer.Option(help="key=value to find the job by; may be repeated.")]
 
 
-@batch.command()
+@app.command()
 def run(
     prompts: Input,
     output: Output,
     *,
     line_format: OutputFormat = LineFormat.QWIRE,
     model: ModelId = "",
-    system: Annotated[str | None, typer.Option(help="Instructions for the model, for prompts without messages.")] = None,
+    system: Annotated[
+        str | None, typer.Option(help="Instructions for the model, for prompts without messages.")
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 = always the most likely token.")] = None,
     within: Annotated[float | None, typer.Option(help="Hours; what has no outcome then expires.")] = None,
@@ -52,7 +54,9 @@ def run(
     writes what is missing. Exit codes: 0 = every item succeeded, 1 = items failed or were refused, or a call failed.
     """
     options = GenerationOptions(model=model, system=system, max_output_tokens=max_tokens, temperature=temperature)
-    given = (prompts.read_bytes(), repr(sorted(options.items())).encode(), repr((within, label)).encode())
+    with prompts.open("rb") as file:
+        content = file_digest(file, "sha256").digest()
+    given = (content, repr(sorted(options.items())).encode(), repr((within, label)).encode())
     request_id = sha256(b"".join(sha256(part).digest() for part in given)).hexdigest()
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         job = client.jobs.create(
@@ -71,7 +75,7 @@ def run(
         raise typer.Exit(1)
 
 
-@batch.command(name="list")
+@app.command(name="list")
 def list_jobs(
     *,
     label: Label = None,
@@ -92,7 +96,7 @@ def list_jobs(
     Console().print(table)
 
 
-@batch.command()
+@app.command()
 def show(
     job_id: JobId,
     *,
@@ -107,7 +111,7 @@ def show(
         _tell(client.jobs.get(job_id))
 
 
-@batch.command()
+@app.command()
 def watch(
     job_id: JobId,
     output: Output,
@@ -125,7 +129,7 @@ def watch(
     _tell(ended)
 
 
-@batch.command()
+@app.command()
 def cancel(
     job_id: JobId,
     *,
@@ -140,7 +144,7 @@ def cancel(
         _tell(client.jobs.cancel(job_id))
 
 
-@batch.command()
+@app.command()
 def retry(
     job_id: JobId,
     *,
@@ -155,7 +159,7 @@ def retry(
         typer.echo(f"{client.jobs.retry(job_id)} items run again")
 
 
-@batch.command()
+@app.command()
 def delete(
     job_id: JobId,
     *,

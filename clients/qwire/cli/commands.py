@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "Talk with a model.",
     "health": "Show whether the models can answer, and why not.",
     "models": "Show the served models.",
+    "batch": "Run many prompts as a job that outlives the command.",
 }
 """Each command's name, which is its module's and its function's, with the first line of its help."""
 
@@ -30,12 +31,16 @@ class LazyGroup(TyperGroup):
         return name, None if name is None else load(name), rest
 
 
-def load(name: str) -> TyperCommand:
-    """Import a command."""
-    single = typer.Typer(add_completion=False)
-    single.command(name)(getattr(import_module(f"qwire.cli.{name}"), name))
-    command = typer.main.get_command(single)
-    assert isinstance(command, TyperCommand)  # noqa: S101 - an app of one command is a command
+def load(name: str) -> TyperCommand | TyperGroup:
+    """Import a command; a module that has commands below its own has an `app` of them."""
+    module = import_module(f"qwire.cli.{name}")
+    commands = getattr(module, "app", None)
+    if commands is None:
+        commands = typer.Typer(add_completion=False)
+        commands.command(name)(getattr(module, name))
+    command = typer.main.get_command(commands)
+    command.name = name
+    assert isinstance(command, TyperCommand | TyperGroup)  # noqa: S101 - typer makes no others
     return command
 
 

@@ -12,8 +12,18 @@ Example:
 """
 
 from qwire.client.aio import AsyncClient
+from qwire.client.aio_jobs import AsyncBatchJobs
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchFinished, BatchResult
+from qwire.client.batch_job import (
+    BatchItemState,
+    BatchJob,
+    BatchJobItem,
+    BatchJobState,
+    BatchJobUsage,
+    RejectedItem,
+    Upload,
+)
 from qwire.client.channel import DEFAULT_TARGET
 from qwire.client.errors import (
     Cancelled,
@@ -22,6 +32,7 @@ from qwire.client.errors import (
     FieldViolation,
     InvalidRequest,
     LimitExceeded,
+    ModelChanged,
     ModelNotFound,
     Overloaded,
     QwireError,
@@ -33,8 +44,9 @@ from qwire.client.errors import (
 )
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.health import Health, HealthCheck, HealthCheckKind, ModelHealth, Probe, ServingState
+from qwire.client.jobs import BatchJobs
 from qwire.client.model import Model, ModelCapabilities, ModelLimits, Quantization, QuantizationMethod, TokenCount
-from qwire.client.options import ClientOptions, KeepaliveOptions, RetryOptions, TLSOptions
+from qwire.client.options import ClientOptions, KeepaliveOptions, ResumeOptions, RetryOptions, TLSOptions
 from qwire.client.prompt import ChatMessage, Message, Prompt, Role, TextPrompt, TokenPrompt
 from qwire.client.result import (
     Channel,
@@ -46,6 +58,7 @@ from qwire.client.result import (
     TokenAlternative,
     TokenInfo,
 )
+from qwire.client.resume_point import ResumePoint
 from qwire.client.started import Sampling, Started, Stop
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream
 from qwire.client.sync import Client
@@ -54,12 +67,19 @@ from qwire.client.usage import Timings, Usage
 
 __all__ = [
     "DEFAULT_TARGET",
+    "AsyncBatchJobs",
     "AsyncBatchStream",
     "AsyncClient",
     "AsyncGenerationStream",
     "AsyncHealthStream",
     "BatchFinished",
     "BatchItem",
+    "BatchItemState",
+    "BatchJob",
+    "BatchJobItem",
+    "BatchJobState",
+    "BatchJobUsage",
+    "BatchJobs",
     "BatchResult",
     "BatchStream",
     "Cancelled",
@@ -86,6 +106,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelCapabilities",
+    "ModelChanged",
     "ModelHealth",
     "ModelLimits",
     "ModelNotFound",
@@ -96,6 +117,9 @@ __all__ = [
     "Quantization",
     "QuantizationMethod",
     "QwireError",
+    "RejectedItem",
+    "ResumeOptions",
+    "ResumePoint",
     "RetryOptions",
     "Role",
     "Sampling",
@@ -117,5 +141,6 @@ __all__ = [
     "ToolCall",
     "Unavailable",
     "Unsupported",
+    "Upload",
     "Usage",
 ]

@@ -7,10 +7,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 import grpc.aio
 
+from qwire.client.aio_jobs import AsyncBatchJobs
+from qwire.client.aio_resuming_call import AsyncResumingCall
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchResult
 from qwire.client.channel import DEFAULT_TARGET, open_aio_channel
@@ -19,10 +22,13 @@ from qwire.client.health import Health, Probe
 from qwire.client.model import Model, TokenCount
 from qwire.client.options import ClientOptions, deadline
 from qwire.client.prompt import Prompt
-from qwire.client.request import batch_items, count_request, generation_spec
+from qwire.client.request import batch_items, count_request, generation_spec, stream_request
 from qwire.client.result import Generation
+from qwire.client.resume_point import ResumePoint
 from qwire.client.status import error_from_rpc
 from qwire.client.tool import Tool
+from qwire.client.tracing import STREAM_GENERATE, trace_call
+from qwire.client.watch import Watch
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
@@ -39,6 +45,9 @@ class AsyncClient:
     Every method raises the typed errors of `qwire.client.errors`. `timeout_s` is in seconds, above 0; None takes the
     default of `ClientOptions`, `math.inf` means no limit.
 
+    Attributes:
+        jobs: Batch jobs, which outlive the call.
+
     Args:
         target: Where the server is: `host:port`, or any gRPC target such as `dns:///qwire:50051`.
         options: How to connect. None = all defaults.
@@ -54,13 +63,21 @@ class AsyncClient:
 
     def __init__(self, target: str = DEFAULT_TARGET, options: ClientOptions | None = None) -> None:
         self._options = options or ClientOptions()
+        self._target = target
         self._closed = False
+        self._streams = WeakSet[AsyncResumingCall]()
         asyncio.get_running_loop()  # fails here rather than, less clearly, in the first call
         self._channel = open_aio_channel(target, self._options)
         self._generate = GenerateServiceStub(self._channel)
         self._batch = BatchServiceStub(self._channel)
         self._model = ModelServiceStub(self._channel)
         self._health = HealthServiceStub(self._channel)
+        self.jobs = AsyncBatchJobs(
+            self._channel,
+            lambda: self._control(None),
+            self._options.model,
+            lambda: Watch(self._options.resume),
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,6 +90,8 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection; open calls end as Cancelled. Idempotent."""
         self._closed = True
+        for stream in tuple(self._streams):
+            stream.cancel()  # one that waits for its next attempt has no call that the channel could end
         await self._channel.close()
 
     async def generate(
@@ -84,12 +103,38 @@ class AsyncClient:
         return Generation.from_proto(response.generation)
 
     def stream(
-        self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+        self,
+        prompt: Prompt,
+        *,
+        timeout_s: float | None = None,
+        resume: ResumePoint | None = None,
+        auto_resume: bool = True,
+        **options: Unpack[GenerationOptions],
     ) -> AsyncGenerationStream:
-        """Start a generation and return its stream of events."""
-        request = generate_pb2.StreamGenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
+        """Start a generation and return its stream of events.
+
+        Args:
+            prompt: What to continue.
+            timeout_s: Bounds all of it, breaks included.
+            resume: Go on with an interrupted generation, whose prompt and options are given again; the stream gives the
+                rest. From `QwireError.resume_point`. None = a new one.
+            auto_resume: Go on by itself where the stream breaks, as `ClientOptions.resume` says. To be able to, the
+                client has the server report tokens even where `token_info` is False, and leaves them out.
+            options: How to generate.
+        """
+        spec = generation_spec(prompt, self._with_model(options))
+        request, reader = stream_request(spec, resume, resumable=auto_resume and self._options.resume is not None)
         timeout = self._deadline(timeout_s, self._options.timeout_s)
-        return AsyncGenerationStream(self._generate.StreamGenerate(request, timeout=timeout))
+        call = AsyncResumingCall(
+            self._start_stream,
+            request,
+            reader,
+            timeout_s=timeout,
+            options=self._options.resume if auto_resume else None,
+            trace=trace_call(STREAM_GENERATE, request, self._target),
+        )
+        self._streams.add(call)
+        return AsyncGenerationStream(call, reader)
 
     async def batch(
         self,
@@ -162,6 +207,11 @@ class AsyncClient:
         """Have a model generate one real token; raise the error that it meets. Empty = the only served model."""
         request = health_pb2.ProbeModelRequest(model=model or self._options.model)
         return Probe.from_proto(await _call(self._health.ProbeModel, request, self._control(timeout_s)))
+
+    def _start_stream(
+        self, request: generate_pb2.StreamGenerateRequest, timeout_s: float | None
+    ) -> grpc.aio.UnaryStreamCall[Any, generate_pb2.StreamGenerateResponse]:
+        return self._generate.StreamGenerate(request, timeout=timeout_s)
 
     def _with_model(self, options: GenerationOptions) -> GenerationOptions:
         return {"model": self._options.model, **options}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, TypeVar, Unpack
@@ -18,7 +18,7 @@ from qwire.client.prompt import Prompt
 from qwire.client.status import error_from_rpc
 from qwire.client.watch import Watch
 from qwire.v1 import batch_job_pb2 as pb
-from qwire.v1.batch_job_pb2_grpc import BatchJobServiceAsyncStub, BatchJobServiceStub
+from qwire.v1.batch_job_pb2_grpc import BatchJobServiceStub
 
 ResponseT = TypeVar("ResponseT")
 
@@ -46,7 +46,7 @@ class AsyncBatchJobs:
         model: str,
         watch: Callable[[], Watch],
     ) -> None:
-        self._stub: BatchJobServiceAsyncStub = BatchJobServiceStub(channel)
+        self._stub = BatchJobServiceStub(channel)
         self._timeout_s = timeout_s
         self._model = model
         self._watch = watch
@@ -191,10 +191,11 @@ class AsyncBatchJobs:
                         job = BatchJob.from_proto(response.job)
                         yield job
                         watch.seen(job)
-                watch.end()
-                return
             except grpc.RpcError as error:
                 wait_s = watch.wait_s(error_from_rpc(error))
+            else:
+                watch.end()
+                return
             finally:
                 call.cancel()
             await asyncio.sleep(wait_s)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import grpc
 import grpc.aio
 
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.errors import Cancelled, QwireError
+from qwire.client.generation_reader import GenerationReader
 from qwire.client.health import Health
-from qwire.client.reader import BatchReader, GenerationReader, HealthReader, Reader
+from qwire.client.reader import BatchReader, HealthReader, Reader
 from qwire.client.result import Channel, Delta, Generation, StreamEvent
 from qwire.client.started import Started
 from qwire.client.status import error_from_rpc
@@ -23,6 +24,18 @@ ResponseT = TypeVar("ResponseT")
 EventT = TypeVar("EventT")
 
 
+class AsyncStreamCall(Protocol):
+    """What this module needs of a gRPC call: its responses, and a way to end it."""
+
+    async def read(self) -> object:
+        """Wait for the next response; `grpc.aio.EOF` = there is none."""
+        ...
+
+    def cancel(self) -> object:
+        """End the call."""
+        ...
+
+
 class AsyncEventStream(Generic[ResponseT, EventT]):
     """Iterates over the events of one call. Leaving the `async with` block, or `cancel`, ends the call.
 
@@ -30,7 +43,7 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
     Cancelling the task that iterates ends the call too.
     """
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, ResponseT], reader: Reader[ResponseT, EventT]) -> None:
+    def __init__(self, call: AsyncStreamCall, reader: Reader[ResponseT, EventT]) -> None:
         self._call = call
         self._reader = reader
         self._failure: QwireError | None = None
@@ -43,15 +56,16 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
         if self._failure is not None:
             raise self._failure
         try:
-            response = await self._read()
-            if response is grpc.aio.EOF:
-                self._reader.end()
-                raise StopAsyncIteration
-            return self._reader.read(cast("ResponseT", response))
+            while (response := await self._read()) is not grpc.aio.EOF:
+                event = self._reader.read(cast("ResponseT", response))
+                if event is not None:
+                    return event
+            self._reader.end()
         except QwireError as error:
             self._failure = error
             self._call.cancel()
             raise
+        raise StopAsyncIteration
 
     async def __aenter__(self) -> Self:
         return self
@@ -66,11 +80,21 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
         self._cancelled = True
         self._call.cancel()
 
+    @property
+    def generation_id(self) -> str:
+        """The id of the generation that runs now, for `cancel` by id; empty before it is told, and for other streams.
+
+        Another one than `Started` told once the stream was resumed.
+        """
+        return self._reader.generation_id
+
     async def _read(self) -> object:
         try:
             return await self._call.read()
         except grpc.RpcError as error:
-            raise error_from_rpc(error, self._reader.generation_id) from error
+            failure = error_from_rpc(error, self._reader.generation_id)
+            failure.resume_point = self._reader.resume_point
+            raise failure from error
         except asyncio.CancelledError:
             # gRPC raises the same error for a call that `cancel` ended as for a task that someone cancels.
             task = asyncio.current_task()
@@ -87,6 +111,10 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
 class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):
     """A generation as it comes: `Started`, then `Delta`s and `ToolCall`s, then `Finished`.
 
+    Where the connection or the server is lost, the client sends the request again with the tokens that have come, and
+    the stream goes on as if nothing had happened; `ResumeOptions` bounds it. `Finished.timings` are those of the last
+    call then.
+
     Example:
         async with client.stream("Name three rivers") as stream:
             async for text in stream.text_stream:
@@ -94,9 +122,9 @@ class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse
             print((await stream.generation()).usage)
     """
 
-    def __init__(self, call: grpc.aio.UnaryStreamCall[Any, generate_pb2.StreamGenerateResponse]) -> None:
-        self._generation = GenerationReader()
-        super().__init__(call, self._generation)
+    def __init__(self, call: AsyncStreamCall, reader: GenerationReader) -> None:
+        self._generation = reader
+        super().__init__(call, reader)
 
     @property
     def started(self) -> Started | None:
@@ -122,17 +150,12 @@ class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse
         return self._generation.generation()
 
 
-class AsyncBatchStream(AsyncEventStream[batch_pb2.StreamBatchGenerateResponse, BatchResult | None]):
+class AsyncBatchStream(AsyncEventStream[batch_pb2.StreamBatchGenerateResponse, BatchResult]):
     """The results of a batch, in the order of landing. One that failed does not end the stream: see `BatchResult`."""
 
     def __init__(self, call: grpc.aio.UnaryStreamCall[Any, batch_pb2.StreamBatchGenerateResponse]) -> None:
         self._batch = BatchReader()
         super().__init__(call, self._batch)
-
-    async def __anext__(self) -> BatchResult:
-        while (result := await super().__anext__()) is None:
-            pass
-        return result
 
     @property
     def finished(self) -> BatchFinished | None:

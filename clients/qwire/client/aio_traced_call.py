@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from qwire.client.call_span import CallSpan
+from qwire.client.call_span import ATTEMPT_OF, CallSpan
 
 _UnaryCall = grpc.aio.UnaryUnaryCall[Any, Any]
 _StreamCall = grpc.aio.UnaryStreamCall[Any, Any]
@@ -51,7 +51,8 @@ async def _traced(
     request: Any,
     target: str | None,
 ) -> _CallT:
-    span = CallSpan(details.method, request, target)
+    whole = ATTEMPT_OF.get()
+    span = whole or CallSpan(details.method, request, target)
     metadata = grpc.aio.Metadata(*span.with_trace_context(details.metadata))
     try:
         call = await continuation(
@@ -63,6 +64,8 @@ async def _traced(
     except BaseException:
         span.finish("CANCELLED")  # by the task that waits; nothing has been sent
         raise
+    if whole is not None:
+        return call  # whoever makes the attempts knows when it ends
     # gRPC reports the end of every call here; one that nobody reads to its end ends with its channel.
     call.add_done_callback(lambda done: span.finish(_code_of(done)))
     return call

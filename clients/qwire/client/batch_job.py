@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from enum import Enum
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -237,4 +237,4 @@ def _time(proto: pb.BatchJob | pb.BatchJobItem, field: str) -> datetime | None:
     if not proto.HasField(field):  # pyright: ignore[reportArgumentType] - callers name their own fields
         return None
     time: Timestamp = getattr(proto, field)
-    return time.ToDatetime(timezone.utc)
+    return time.ToDatetime(UTC)

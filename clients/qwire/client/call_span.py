@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from google.protobuf.message import Message
 from opentelemetry import trace
@@ -30,8 +32,14 @@ Attributes = dict[str, AttributeValue]
 Metadatum = tuple[str, str | bytes]
 
 
+ATTEMPT_OF: ContextVar[CallSpan | None] = ContextVar("attempt_of", default=None)
+"""The span that the call which is being started is a part of; None = it gets its own."""
+
+
 class CallSpan:
     """A CLIENT span, ended exactly once, from whichever thread learns the call's end first.
+
+    A stream that is resumed is one span: its servers' spans are all children of it, and an event tells of each break.
 
     Args:
         method: The method's path, such as `/qwire.v1.GenerateService/Generate`.
@@ -47,6 +55,7 @@ class CallSpan:
         )
         self._context = trace.set_span_in_context(span, Context())
         self._unended = [span]
+        self._resumed = 0
 
     def with_trace_context(self, metadata: Iterable[Metadatum] | None) -> list[Metadatum]:
         """Return the call's metadata with this span as the server span's parent."""
@@ -54,6 +63,22 @@ class CallSpan:
         _W3C.inject(carrier, self._context)
         kept = [(key, value) for key, value in metadata or () if key not in carrier]
         return [*kept, *carrier.items()]
+
+    @contextmanager
+    def attempt(self) -> Generator[None]:
+        """Have the call that is started meanwhile be a part of this span rather than get one of its own."""
+        token = ATTEMPT_OF.set(self)
+        try:
+            yield
+        finally:
+            ATTEMPT_OF.reset(token)
+
+    def resumed(self, code: str, output_tokens: int) -> None:
+        """Note that an attempt ended with a status code after so many output tokens, and another one follows."""
+        self._resumed += 1
+        for span in self._unended:
+            span.add_event("qwire.resume", {"rpc.status_code": code, "gen_ai.usage.output_tokens": output_tokens})
+            span.set_attribute("qwire.resume.count", self._resumed)
 
     def finish(self, code: str) -> None:
         """End the span with the name of a status code. Only the first call counts."""

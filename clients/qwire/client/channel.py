@@ -48,6 +48,12 @@ def channel_arguments(options: ClientOptions) -> ChannelArguments:
     }
     if options.retry is not None:
         arguments["grpc.service_config"] = options.retry.service_config()
+    if options.resume is not None:
+        # gRPC's own 1 s to 2 min: a server that is back would not be seen for as long.
+        arguments |= {
+            "grpc.initial_reconnect_backoff_ms": round(options.resume.initial_backoff_s * 1000),
+            "grpc.max_reconnect_backoff_ms": round(options.resume.max_backoff_s * 1000),
+        }
     if options.keepalive is not None:
         arguments |= {
             "grpc.keepalive_time_ms": round(options.keepalive.time_s * 1000),

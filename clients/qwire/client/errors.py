@@ -10,6 +10,7 @@ QwireError
 ├── DeadlineExceeded           the caller's clock ran out
 ├── Cancelled                  the caller's wish: the stream's `cancel()`, or `cancel(generation_id)` from elsewhere
 ├── Unavailable                the operator's: not reachable, not ready, or draining; see `.retry_after_s`
+├── ModelChanged               the operator's: the model was replaced while a stream was interrupted
 ├── ServerError                the server's, or something's between here and there
 └── StreamBroken               the server's: a stream that does not keep its contract
     └── StreamTruncated            it ended well, but without its last event: output is missing
@@ -21,8 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import grpc
+
+if TYPE_CHECKING:  # it raises these errors
+    from qwire.client.resume_point import ResumePoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,7 @@ class QwireError(Exception):
         metadata: Facts that came with the reason.
         retry_after_s: Seconds after which another try may succeed; None = the server gave no hint.
         generation_id: The generation that failed, for the operator's logs; empty = none had started, as far as known.
+        resume_point: Where another call can go on with a stream that broke, see `Client.stream`; None = nowhere.
     """
 
     def __init__(
@@ -71,6 +77,7 @@ class QwireError(Exception):
         self.metadata = dict(metadata or {})
         self.retry_after_s = retry_after_s
         self.generation_id = generation_id
+        self.resume_point: ResumePoint | None = None
 
 
 class InvalidRequest(QwireError):
@@ -137,7 +144,11 @@ class Cancelled(QwireError):
 
 
 class Unavailable(QwireError):
-    """The server cannot be reached, is not ready, or drains. Retries allowed by `RetryOptions` have been spent."""
+    """The server cannot be reached, is not ready, or drains. What `RetryOptions` and `ResumeOptions` allow is spent."""
+
+
+class ModelChanged(QwireError):
+    """A broken stream cannot be gone on with: the server has another revision of its model now."""
 
 
 class ServerError(QwireError):

@@ -23,7 +23,9 @@ ResponseT = TypeVar("ResponseT")
 
 
 class BatchJobs:
-    """Durable batch jobs: `Client.jobs`. Every call may be repeated after a failure; `AsyncBatchJobs` is the same with asyncio.
+    """Durable batch jobs: `Client.jobs`. Every call may be repeated after a failure.
+
+    `AsyncBatchJobs` is the same, with asyncio.
 
     Example:
         job = client.jobs.create()
@@ -190,10 +192,11 @@ class BatchJobs:
                         job = BatchJob.from_proto(response.job)
                         yield job
                         watch.seen(job)
-                watch.end()
-                return
             except grpc.RpcError as error:
                 wait_s = watch.wait_s(error_from_rpc(error))
+            else:
+                watch.end()
+                return
             finally:
                 call.cancel()
             time.sleep(wait_s)

@@ -98,7 +98,7 @@ def _result(item: BatchJobItem) -> dict[str, Any]:
         usage = generation.usage
         line |= {
             "text": generation.text,
-            "finish_reason": generation.finish_reason.value,
+            "finish_reason": generation.finished.reason.value,
             "usage": {"prompt_tokens": usage.prompt_tokens, "output_tokens": usage.output_tokens},
         }
         if generation.reasoning:

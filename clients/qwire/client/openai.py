@@ -59,11 +59,7 @@ def openai_item(line: Mapping[str, Any], where: str) -> BatchItem:
     if not isinstance(body, Mapping) or line.get("method", "POST") != "POST" or url not in (_CHAT, _COMPLETIONS):
         raise InvalidRequest.of(where, f"a POST to {_CHAT} or {_COMPLETIONS} with a body is needed")
     fields = dict(cast("Mapping[str, Any]", body))
-    prompt: Prompt
-    if url == _CHAT:
-        prompt = cast("Prompt", fields.pop("messages", None))
-    else:
-        prompt = TextPrompt(fields.pop("prompt", ""))
+    prompt = cast("Prompt", fields.pop("messages", None)) if url == _CHAT else TextPrompt(fields.pop("prompt", ""))
     options: dict[str, Any] = {}
     for name, value in fields.items():
         if value is None:
@@ -112,7 +108,7 @@ def _completion(generation: Generation) -> dict[str, Any]:
             {
                 "index": 0,
                 "message": message,
-                "finish_reason": _FINISH_REASONS.get(generation.finish_reason, "stop"),
+                "finish_reason": _FINISH_REASONS.get(generation.finished.reason, "stop"),
             }
         ],
         "usage": {

@@ -115,6 +115,37 @@ class RetryOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResumeOptions:
+    """How long the client tries to go on with a stream that broke after it had started.
+
+    Raises:
+        ValueError: A value is out of range.
+    """
+
+    timeout_s: float = 60.0
+    """Seconds without a new token after which no further attempt is made; never beyond the call's own timeout. > 0."""
+
+    max_attempts: int = 20
+    """Attempts in a row without a new token. At least 1."""
+
+    initial_backoff_s: float = 0.1
+    """Seconds before the first attempt, give or take 20 %; twice as long before each further one. The time that a
+    server asks for counts where it is longer. > 0."""
+
+    max_backoff_s: float = 5.0
+    """The longest of these waits, and of those of gRPC between two tries to connect, seconds. At least
+    `initial_backoff_s`."""
+
+    def __post_init__(self) -> None:
+        check_timeout(self.timeout_s)
+        _require(holds=self.max_attempts >= 1, option="max_attempts", rule="1 or more")
+        _require(holds=self.initial_backoff_s > 0, option="initial_backoff_s", rule="above 0")
+        _require(
+            holds=self.max_backoff_s >= self.initial_backoff_s, option="max_backoff_s", rule="initial_backoff_s or more"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeepaliveOptions:
     """How a silent connection is found out to be dead.
 
@@ -158,6 +189,9 @@ class ClientOptions:
 
     retry: RetryOptions | None = field(default_factory=RetryOptions)
     """Retries. None = every call is sent once."""
+
+    resume: ResumeOptions | None = field(default_factory=ResumeOptions)
+    """Going on with broken streams of generations. None = a break ends the stream with its error."""
 
     keepalive: KeepaliveOptions | None = field(default_factory=KeepaliveOptions)
     """Keepalive pings. None = none: a dead connection is found when the system gives up on it, after minutes."""

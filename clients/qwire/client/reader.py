@@ -7,10 +7,8 @@ from typing import Protocol, TypeVar
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.errors import StreamBroken, StreamTruncated
 from qwire.client.health import Health
-from qwire.client.result import Channel, Delta, Finished, Generation, StreamEvent, TokenInfo
-from qwire.client.started import Started
-from qwire.client.tool import ToolCall
-from qwire.v1 import batch_pb2, generate_pb2, health_pb2
+from qwire.client.resume_point import ResumePoint
+from qwire.v1 import batch_pb2, health_pb2
 
 ResponseT_contra = TypeVar("ResponseT_contra", contravariant=True)
 EventT_co = TypeVar("EventT_co", covariant=True)
@@ -24,8 +22,13 @@ class Reader(Protocol[ResponseT_contra, EventT_co]):
         """The generation that the stream is of; empty = none, or not known yet."""
         ...
 
-    def read(self, response: ResponseT_contra) -> EventT_co:
-        """Take the next message.
+    @property
+    def resume_point(self) -> ResumePoint | None:
+        """Where the stream can be gone on with after a break; None = nowhere."""
+        ...
+
+    def read(self, response: ResponseT_contra) -> EventT_co | None:
+        """Take the next message; None = it is nothing to tell of.
 
         Raises:
             StreamBroken: It may not come here, or is not known.
@@ -41,102 +44,45 @@ class Reader(Protocol[ResponseT_contra, EventT_co]):
         ...
 
 
-class _Sequence:
-    """Counts 1, 2, 3 and so on with the stream."""
+class Sequence:
+    """Counts 1, 2, 3 and so on with a stream, from after `last`."""
 
-    def __init__(self) -> None:
-        self._last = 0
+    def __init__(self, last: int = 0) -> None:
+        self.last = last
+        self._shift = 0
 
     def take(self, sequence: int, generation_id: str = "") -> None:
-        if sequence != self._last + 1:
-            raise StreamBroken(
-                f"event {sequence} came where {self._last + 1} was due: output is missing", generation_id=generation_id
-            )
-        self._last = sequence
-
-
-class GenerationReader:
-    """Reads `StreamGenerate`: one `Started`, then deltas and tool calls, then one `Finished`."""
-
-    def __init__(self) -> None:
-        self.started: Started | None = None
-        self.finished: Finished | None = None
-        self._sequence = _Sequence()
-        self._texts: dict[Channel, list[str]] = {Channel.TEXT: [], Channel.REASONING: []}
-        self._tool_calls: list[ToolCall] = []
-        self._tokens: list[TokenInfo] = []
-
-    @property
-    def generation_id(self) -> str:
-        """The generation's id; empty before `Started`."""
-        return self.started.generation_id if self.started else ""
-
-    @property
-    def text(self) -> str:
-        """The answer so far."""
-        return "".join(self._texts[Channel.TEXT])
-
-    def read(self, response: generate_pb2.StreamGenerateResponse) -> StreamEvent:
-        """Take the next message."""
-        self._sequence.take(response.sequence, self.generation_id)
-        kind = response.WhichOneof("event")
-        if (kind == "started") != (self.started is None) or self.finished is not None:
-            raise StreamBroken(f"event {kind!r} may not come here", generation_id=self.generation_id)
-        match kind:
-            case "started":
-                self.started = Started.from_proto(response.started)
-                return self.started
-            case "delta":
-                return self._add(Delta.from_proto(response.delta))
-            case "tool_call":
-                call = ToolCall.from_proto(response.tool_call)
-                self._tool_calls.append(call)
-                return call
-            case "finished":
-                self.finished = Finished.from_proto(response.finished)
-                return self.finished
-            case None:
-                raise StreamBroken("an event that this client does not know", generation_id=self.generation_id)
-
-    def end(self) -> None:
-        """Take the end of the stream."""
-        if self.finished is None:
-            raise StreamTruncated("the stream ended before it was finished", generation_id=self.generation_id)
-
-    def generation(self) -> Generation:
-        """Return all of it, once it is finished.
+        """Take the number of the next message.
 
         Raises:
-            StreamTruncated: It is not.
+            StreamBroken: It is another one than is due.
         """
-        if self.started is None or self.finished is None:
-            raise StreamTruncated("the stream is not finished", generation_id=self.generation_id)
-        return Generation(
-            started=self.started,
-            text=self.text,
-            reasoning="".join(self._texts[Channel.REASONING]),
-            tool_calls=tuple(self._tool_calls),
-            tokens=tuple(self._tokens),
-            finished=self.finished,
-        )
+        due = self.last + 1 + self._shift
+        if sequence != due:
+            raise StreamBroken(
+                f"event {sequence} came where {due} was due: output is missing", generation_id=generation_id
+            )
+        self.last += 1
 
-    def _add(self, delta: Delta) -> Delta:
-        texts = self._texts.get(delta.channel)
-        if texts is None:
-            raise StreamBroken("a channel that this client does not know", generation_id=self.generation_id)
-        texts.append(delta.text)
-        self._tokens.extend(delta.tokens)
-        return delta
+    def hide(self) -> None:
+        """Leave out the message that was taken last: the one after it gets its number."""
+        self.last -= 1
+        self._shift += 1
+
+    def restart(self, first: int) -> None:
+        """Go on counting in a stream whose first message has this number."""
+        self._shift = first - (self.last + 1)
 
 
 class BatchReader:
     """Reads `StreamBatchGenerate`: one result per item, then the total, which is kept and not an event of its own."""
 
     generation_id = ""
+    resume_point = None
 
     def __init__(self) -> None:
         self.finished: BatchFinished | None = None
-        self._sequence = _Sequence()
+        self._sequence = Sequence()
 
     def read(self, response: batch_pb2.StreamBatchGenerateResponse) -> BatchResult | None:
         """Take the next message; None = it was the total."""
@@ -162,9 +108,10 @@ class HealthReader:
     """Reads `WatchServingState`: the present state, then every change; it has no last event."""
 
     generation_id = ""
+    resume_point = None
 
     def __init__(self) -> None:
-        self._sequence = _Sequence()
+        self._sequence = Sequence()
 
     def read(self, response: health_pb2.WatchServingStateResponse) -> Health:
         """Take the next message."""

@@ -10,7 +10,9 @@ from google.protobuf.message import Message as ProtoMessage
 from qwire.client.conversation import conversation, json_text, tool_of
 from qwire.client.errors import InvalidRequest
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
+from qwire.client.generation_reader import GenerationReader
 from qwire.client.prompt import ChatMessage, Prompt, Role, TextPrompt, TokenPrompt
+from qwire.client.resume_point import ResumePoint
 from qwire.client.tool import Tool
 from qwire.v1 import batch_pb2, generate_pb2, types_pb2
 
@@ -76,6 +78,29 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
     _set_constraint(spec, {key: options.get(key) for key in _CONSTRAINT}, path)
     spec.priority = priority_of(options.get("priority"), f"{path}.priority")
     return spec
+
+
+def stream_request(
+    spec: types_pb2.GenerationSpec, resume: ResumePoint | None, *, resumable: bool
+) -> tuple[generate_pb2.StreamGenerateRequest, GenerationReader]:
+    """Build the message of StreamGenerate, and what reads its answer.
+
+    Args:
+        spec: What to generate; changed as the rest demands.
+        resume: Where to go on; None = at the beginning.
+        resumable: Have tokens reported in any case.
+
+    Raises:
+        InvalidRequest: A value of `resume` cannot be sent.
+    """
+    if resume is not None:
+        resume.write(spec)
+    output = spec.output
+    unwanted = output.HasField("token_info") and not output.token_info
+    hide_tokens = resumable and unwanted and not output.HasField("top_logprobs")  # that the server is to refuse
+    if hide_tokens:
+        output.token_info = True
+    return generate_pb2.StreamGenerateRequest(spec=spec), GenerationReader(spec, hide_tokens=hide_tokens)
 
 
 def count_request(

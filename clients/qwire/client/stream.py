@@ -10,8 +10,9 @@ import grpc
 
 from qwire.client.batch import BatchFinished, BatchResult
 from qwire.client.errors import QwireError
+from qwire.client.generation_reader import GenerationReader
 from qwire.client.health import Health
-from qwire.client.reader import BatchReader, GenerationReader, HealthReader, Reader
+from qwire.client.reader import BatchReader, HealthReader, Reader
 from qwire.client.result import Channel, Delta, Generation, StreamEvent
 from qwire.client.started import Started
 from qwire.client.status import error_from_rpc
@@ -52,17 +53,20 @@ class EventStream(Generic[ResponseT, EventT]):
         if self._failure is not None:
             raise self._failure
         try:
-            return self._reader.read(next(self._call))
+            while (event := self._reader.read(next(self._call))) is None:
+                pass
         except StopIteration:
             self._end()
             raise
         except grpc.RpcError as error:
             self._failure = error_from_rpc(error, self._reader.generation_id)
+            self._failure.resume_point = self._reader.resume_point
             raise self._failure from error
         except QwireError as error:
             self._failure = error
             self.cancel()
             raise
+        return event
 
     def __enter__(self) -> Self:
         return self
@@ -76,6 +80,14 @@ class EventStream(Generic[ResponseT, EventT]):
         """End the call: the server stops decoding within two steps. Iteration then raises Cancelled. Idempotent."""
         self._call.cancel()
 
+    @property
+    def generation_id(self) -> str:
+        """The id of the generation that runs now, for `cancel` by id; empty before it is told, and for other streams.
+
+        Another one than `Started` told once the stream was resumed.
+        """
+        return self._reader.generation_id
+
     def _end(self) -> None:
         try:
             self._reader.end()
@@ -87,6 +99,10 @@ class EventStream(Generic[ResponseT, EventT]):
 class GenerationStream(EventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):
     """A generation as it comes: `Started`, then `Delta`s and `ToolCall`s, then `Finished`.
 
+    Where the connection or the server is lost, the client sends the request again with the tokens that have come, and
+    the stream goes on as if nothing had happened; `ResumeOptions` bounds it. `Finished.timings` are those of the last
+    call then.
+
     Example:
         with client.stream("Name three rivers") as stream:
             for text in stream.text_stream:
@@ -94,9 +110,9 @@ class GenerationStream(EventStream[generate_pb2.StreamGenerateResponse, StreamEv
             print(stream.generation().usage)
     """
 
-    def __init__(self, call: StreamCall[generate_pb2.StreamGenerateResponse]) -> None:
-        self._generation = GenerationReader()
-        super().__init__(call, self._generation)
+    def __init__(self, call: StreamCall[generate_pb2.StreamGenerateResponse], reader: GenerationReader) -> None:
+        self._generation = reader
+        super().__init__(call, reader)
 
     @property
     def started(self) -> Started | None:
@@ -122,17 +138,12 @@ class GenerationStream(EventStream[generate_pb2.StreamGenerateResponse, StreamEv
         return self._generation.generation()
 
 
-class BatchStream(EventStream[batch_pb2.StreamBatchGenerateResponse, BatchResult | None]):
+class BatchStream(EventStream[batch_pb2.StreamBatchGenerateResponse, BatchResult]):
     """The results of a batch, in the order of landing. One that failed does not end the stream: see `BatchResult`."""
 
     def __init__(self, call: StreamCall[batch_pb2.StreamBatchGenerateResponse]) -> None:
         self._batch = BatchReader()
         super().__init__(call, self._batch)
-
-    def __next__(self) -> BatchResult:
-        while (result := super().__next__()) is None:
-            pass
-        return result
 
     @property
     def finished(self) -> BatchFinished | None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
+from weakref import WeakSet
 
 import grpc
 
@@ -14,14 +16,19 @@ from qwire.client.channel import DEFAULT_TARGET, open_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
 from qwire.client.interrupt import interrupt_held
+from qwire.client.jobs import BatchJobs
 from qwire.client.model import Model, TokenCount
 from qwire.client.options import ClientOptions, deadline
 from qwire.client.prompt import Prompt
-from qwire.client.request import batch_items, count_request, generation_spec
+from qwire.client.request import batch_items, count_request, generation_spec, stream_request
 from qwire.client.result import Generation
+from qwire.client.resume_point import ResumePoint
+from qwire.client.resuming_call import ResumingCall
 from qwire.client.status import error_from_rpc
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream, StreamCall
 from qwire.client.tool import Tool
+from qwire.client.tracing import STREAM_GENERATE, trace_call
+from qwire.client.watch import Watch
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
@@ -38,6 +45,9 @@ class Client:
     Every method raises the typed errors of `qwire.client.errors`. `timeout_s` is in seconds, above 0; None takes the
     default of `ClientOptions`, `math.inf` means no limit.
 
+    Attributes:
+        jobs: Batch jobs, which outlive the call.
+
     Args:
         target: Where the server is: `host:port`, or any gRPC target such as `dns:///qwire:50051`.
         options: How to connect. None = all defaults.
@@ -53,12 +63,20 @@ class Client:
 
     def __init__(self, target: str = DEFAULT_TARGET, options: ClientOptions | None = None) -> None:
         self._options = options or ClientOptions()
+        self._target = target
         self._closed = False
+        self._streams = WeakSet[ResumingCall]()
         self._channel = open_channel(target, self._options)
         self._generate = GenerateServiceStub(self._channel)
         self._batch = BatchServiceStub(self._channel)
         self._model = ModelServiceStub(self._channel)
         self._health = HealthServiceStub(self._channel)
+        self.jobs = BatchJobs(
+            self._channel,
+            lambda: self._control(None),
+            self._options.model,
+            lambda: Watch(self._options.resume),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -71,6 +89,8 @@ class Client:
     def close(self) -> None:
         """Close the connection; open calls end as Cancelled. Idempotent."""
         self._closed = True
+        for stream in tuple(self._streams):
+            stream.cancel()  # one that waits for its next attempt has no call that the channel could end
         self._channel.close()
 
     def generate(
@@ -82,12 +102,38 @@ class Client:
         return Generation.from_proto(response.generation)
 
     def stream(
-        self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
+        self,
+        prompt: Prompt,
+        *,
+        timeout_s: float | None = None,
+        resume: ResumePoint | None = None,
+        auto_resume: bool = True,
+        **options: Unpack[GenerationOptions],
     ) -> GenerationStream:
-        """Start a generation and return its stream of events."""
-        request = generate_pb2.StreamGenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
+        """Start a generation and return its stream of events.
+
+        Args:
+            prompt: What to continue.
+            timeout_s: Bounds all of it, breaks included.
+            resume: Go on with an interrupted generation, whose prompt and options are given again; the stream gives the
+                rest. From `QwireError.resume_point`. None = a new one.
+            auto_resume: Go on by itself where the stream breaks, as `ClientOptions.resume` says. To be able to, the
+                client has the server report tokens even where `token_info` is False, and leaves them out.
+            options: How to generate.
+        """
+        spec = generation_spec(prompt, self._with_model(options))
+        request, reader = stream_request(spec, resume, resumable=auto_resume and self._options.resume is not None)
         timeout = self._deadline(timeout_s, self._options.timeout_s)
-        return GenerationStream(_start(self._generate.StreamGenerate, request, timeout))
+        call = ResumingCall(
+            partial(_start, self._generate.StreamGenerate),
+            request,
+            reader,
+            timeout_s=timeout,
+            options=self._options.resume if auto_resume else None,
+            trace=trace_call(STREAM_GENERATE, request, self._target),
+        )
+        self._streams.add(call)
+        return GenerationStream(call, reader)
 
     def batch(
         self,

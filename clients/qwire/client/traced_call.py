@@ -7,7 +7,7 @@ from typing import Any
 
 import grpc
 
-from qwire.client.call_span import CallSpan, Metadatum
+from qwire.client.call_span import ATTEMPT_OF, CallSpan, Metadatum
 
 Continuation = Callable[[grpc.ClientCallDetails, Any], Any]
 
@@ -38,6 +38,10 @@ class TracingInterceptor(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClien
         self, continuation: Continuation, client_call_details: grpc.ClientCallDetails, request: Any
     ) -> Any:
         """Trace a call with a stream of responses."""
+        whole = ATTEMPT_OF.get()
+        if whole is not None:
+            metadata = whole.with_trace_context(client_call_details.metadata)
+            return continuation(_Details(client_call_details, metadata), request)
         span, call = self._begin(continuation, client_call_details, request)
         if not call.add_callback(lambda: span.finish(call.code().name)):
             span.finish(call.code().name)

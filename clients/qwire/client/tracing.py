@@ -6,10 +6,59 @@ is traced, and nothing is paid for it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
+from typing import Protocol
 
 import grpc
 import grpc.aio
+
+STREAM_GENERATE = "/qwire.v1.GenerateService/StreamGenerate"
+
+
+class CallTrace(Protocol):
+    """The trace of one call that may take several attempts."""
+
+    def attempt(self) -> AbstractContextManager[None]:
+        """Return the context to start an attempt in."""
+        ...
+
+    def resumed(self, code: str, output_tokens: int) -> None:
+        """Note that the attempt before ended with a status code after so many tokens, and another one follows."""
+        ...
+
+    def finish(self, code: str) -> None:
+        """Note the end of it all. Only the first call counts."""
+        ...
+
+
+class Untraced:
+    """No trace."""
+
+    def attempt(self) -> AbstractContextManager[None]:
+        """Return the context to start an attempt in."""
+        return nullcontext()
+
+    def resumed(self, code: str, output_tokens: int) -> None:
+        """Note nothing."""
+
+    def finish(self, code: str) -> None:
+        """Note nothing."""
+
+
+def trace_call(method: str, request: object, target: str) -> CallTrace:
+    """Begin the trace of a call.
+
+    Args:
+        method: The method's path, such as `/qwire.v1.GenerateService/StreamGenerate`.
+        request: The first request.
+        target: The channel's target.
+    """
+    if not _has_opentelemetry():
+        return Untraced()
+    from qwire.client.call_span import CallSpan  # noqa: PLC0415 - its imports may not be installed
+
+    return CallSpan(method, request, target)
 
 
 def client_interceptors(target: str | None = None) -> list[grpc.UnaryUnaryClientInterceptor]:

@@ -38,6 +38,10 @@ class GenerateServiceStub:
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
 
+    Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
+    and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
+    RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
+
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
     """
@@ -82,6 +86,10 @@ class GenerateServiceServicer:
     CANCELLED           CANCELLED (by CancelGeneration)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
+
+    Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
+    and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
+    RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.
@@ -158,6 +166,10 @@ class GenerateService:
     CANCELLED           CANCELLED (by CancelGeneration)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
     INTERNAL            NUMERICAL, INTERNAL
+
+    Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
+    and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
+    RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call with one generation names it in its trailing metadata, `x-generation-id`, however it ends.

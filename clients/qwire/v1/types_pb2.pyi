@@ -687,7 +687,9 @@ class ResumePoint(_message.Message):
     """
     @_builtins.property
     def output_token_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Every output token id received so far, in order. At least one, less than max_output_tokens."""
+        """Every output token id received so far, in order. At least one, at most max_output_tokens: with
+        output that is complete already, `started` and `finished` come.
+        """
 
     def __init__(
         self,

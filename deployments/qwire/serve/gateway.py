@@ -14,6 +14,7 @@ from qwire.serve.attach import attach, every_model_serves
 from qwire.serve.config import AppConfig
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.remote import RemoteEngine
+from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import configure
 
@@ -36,7 +37,11 @@ class Gateway:
         port = await self._server.start()
         log.info("gateway_listening", host=config.gateway.server.host, port=port)
         engines = {
-            model.served_id: RemoteEngine(ReplicaHandle(replicas[model.served_id]), model.replicas.failover_timeout_s)
+            model.served_id: RemoteEngine(
+                ReplicaHandle(replicas[model.served_id]),
+                model.replicas,
+                FailoverRecorder(self._telemetry, model.served_id),
+            )
             for model in config.models
         }
         self._attaching = asyncio.gather(

@@ -17,17 +17,20 @@ class Patience:
 
     Args:
         timeout_s: How long without progress, seconds; 0 = none at all.
+        attempts: How many new attempts in a row without progress.
         deadline_unix_ns: When the answer is worth nothing any more; None = never.
     """
 
-    def __init__(self, timeout_s: float, deadline_unix_ns: int | None) -> None:
+    def __init__(self, timeout_s: float, attempts: int, deadline_unix_ns: int | None) -> None:
         self._timeout_s = timeout_s
+        self._attempts = attempts
         self._deadline_unix_ns = deadline_unix_ns
         self.renew()
 
     def renew(self) -> None:
         """Note progress."""
         self._lost_at: float | None = None
+        self._attempts_left = self._attempts
         self._wait_s = _FIRST_WAIT_S
 
     @property
@@ -43,8 +46,9 @@ class Patience:
             DeadlineExceeded: The deadline would pass meanwhile.
         """
         self._lost_at = self._lost_at or time.monotonic()
-        if self._wait_s > self.left_s:
+        if self._wait_s > self.left_s or self._attempts_left == 0:
             raise lost
+        self._attempts_left -= 1
         if self._deadline_unix_ns is not None and time.time_ns() + self._wait_s * 1e9 >= self._deadline_unix_ns:
             raise DeadlineExceeded from lost
         await asyncio.sleep(self._wait_s)

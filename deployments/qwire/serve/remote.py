@@ -8,13 +8,17 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from itertools import count
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, InvalidRequest
+from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, InvalidRequest
 from qwire.engine.protocol import EngineStats, ModelCard
-from qwire.engine.request import TokenRequest
+from qwire.engine.request import Envelope, TokenRequest
+from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.patience import Patience
+from qwire.telemetry import names
+from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.logging import get_logger
 
 log = get_logger(__name__)
@@ -27,13 +31,14 @@ class RemoteEngine:
 
     Args:
         replicas: The way to them.
-        failover_timeout_s: How long a lost generation may look for a replica without getting a token, seconds; 0 = it
-            ends with EngineUnavailable at once.
+        settings: How long, and how often, a lost generation looks for a replica without getting a token.
+        recorder: Records lost replicas.
     """
 
-    def __init__(self, replicas: ReplicaHandle, failover_timeout_s: float) -> None:
+    def __init__(self, replicas: ReplicaHandle, settings: ReplicaSettings, recorder: FailoverRecorder) -> None:
         self._replicas = replicas
-        self._failover_timeout_s = failover_timeout_s
+        self._settings = settings
+        self._recorder = recorder
         self._card: ModelCard | None = None
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
@@ -43,22 +48,32 @@ class RemoteEngine:
         function of what is before it, the consumer notices nothing but the time.
         """
         emitted = list(request.output_token_ids)
-        patience = Patience(self._failover_timeout_s, request.envelope.deadline_unix_ns)
-        while True:
+        envelope, settings = request.envelope, self._settings
+        patience = Patience(settings.failover_timeout_s, settings.failover_attempts, envelope.deadline_unix_ns)
+        for number in count(1):
             try:
-                async with aclosing(
-                    self._attempt(replace(request, output_token_ids=tuple(emitted)), patience.left_s)
-                ) as chunks:
-                    async for chunk in chunks:
-                        emitted += chunk.token_ids
-                        patience.renew()
-                        yield chunk
-                        if chunk.finish is not None:
-                            return
+                with self._recorder.attempt(envelope, number, emitted, EngineUnavailable):
+                    async with aclosing(
+                        self._attempt(replace(request, output_token_ids=tuple(emitted)), patience.left_s)
+                    ) as chunks:
+                        async for chunk in chunks:
+                            emitted += chunk.token_ids
+                            patience.renew()
+                            yield chunk
+                            if chunk.finish is not None:
+                                return
             except EngineUnavailable as lost:
-                await patience.wait(lost)
+                await self._wait(patience, lost, envelope)
                 request_id, tokens = request.envelope.request_id, len(emitted)
                 log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
+
+    async def _wait(self, patience: Patience, lost: EngineUnavailable, envelope: Envelope) -> None:
+        try:
+            await patience.wait(lost)
+        except EngineError:
+            self._recorder.failover(envelope, names.GIVEN_UP)
+            raise
+        self._recorder.failover(envelope, names.ELSEWHERE)
 
     async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
         async with aclosing(self._replicas.stream("generate", request)) as chunks:

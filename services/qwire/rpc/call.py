@@ -5,13 +5,32 @@ from __future__ import annotations
 import time
 import uuid
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from qwire.engine.request import Envelope
 from qwire.telemetry.propagation import TraceFields
 
 CURRENT_CALL: ContextVar[Call] = ContextVar("current_call")
 """The call that this task answers; set for every call of `qwire.v1`."""
+
+
+@dataclass(slots=True)
+class StreamPosition:
+    """How much of its generation a stream has sent, so that its caller can go on elsewhere where it breaks.
+
+    Attributes:
+        output_tokens: Output tokens told so far, those included that the request came with.
+        last_sequence: The number of the last event.
+    """
+
+    output_tokens: int = 0
+    last_sequence: int = 0
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return it as ErrorInfo.metadata; empty where there is nothing to go on from."""
+        if not self.output_tokens:
+            return {}
+        return {"output_tokens": str(self.output_tokens), "last_sequence": str(self.last_sequence)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +44,7 @@ class Call:
         generation_id: Names its generation, where it has exactly one.
         trace: Trace context of the server's span, or of the caller's where the server does not trace.
         tenant: Who asks; empty = nobody in particular.
+        position: Where its stream is, where it is one of a generation.
     """
 
     method: str
@@ -33,6 +53,7 @@ class Call:
     generation_id: str
     trace: TraceFields
     tenant: str = ""
+    position: StreamPosition = field(default_factory=StreamPosition)
 
     def envelope(self, generation_id: str) -> Envelope:
         """Return what travels with a generation of this call."""

@@ -45,8 +45,13 @@ class GenerateService(GenerateServiceServicer):
         self, request: pb.StreamGenerateRequest, context: _Context
     ) -> AsyncIterator[pb.StreamGenerateResponse]:
         """Yield a generation as it comes."""
+        position = CURRENT_CALL.get().position
+        position.output_tokens = len(request.spec.resume.output_token_ids)
+        position.last_sequence = request.spec.resume.last_sequence
         async with aclosing(_run(request).responses(self._registry, self._monitor)) as responses:
             async for response in responses:
+                position.output_tokens += len(response.delta.tokens)
+                position.last_sequence = response.sequence
                 yield response
 
     @override

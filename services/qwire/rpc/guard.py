@@ -146,7 +146,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _abort(self, context: _Context, error: BaseException, call: Call) -> None:
         if not is_mapped(error):
             log_defect(error, call)
-        status = status_of(error, generation_id=call.generation_id)
+        status = status_of(error, generation_id=call.generation_id, position=call.position.as_metadata())
         trailers = (*context.trailing_metadata(), *trailers_of(status))
         await context.abort(code_of(status), status.message, trailers)
 

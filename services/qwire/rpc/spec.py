@@ -175,8 +175,8 @@ class SpecConverter:
         point, path, check = self._spec.resume, f"{self._path}.resume", self._checker
         check.only_known(point, path)
         limit = stop.max_output_tokens or self._card.max_output_tokens
-        if not 1 <= len(point.output_token_ids) < limit:
-            check.refuse(f"{path}.output_token_ids", "must have at least one token id and fewer than max_output_tokens")
+        if not 1 <= len(point.output_token_ids) <= limit:
+            check.refuse(f"{path}.output_token_ids", "must have at least one token id and at most max_output_tokens")
         token_ids = tuple(point.output_token_ids[:limit])
         check.in_vocabulary(f"{path}.output_token_ids", token_ids, self._card.vocabulary_tokens)
         if point.last_sequence >= MAX_LAST_SEQUENCE:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -158,15 +159,20 @@ def is_mapped(error: BaseException) -> bool:
     return any(base in _TABLE for base in type(error).__mro__)
 
 
-def status_of(error: BaseException, *, generation_id: str = "") -> Status:
+def status_of(
+    error: BaseException, *, generation_id: str = "", position: Mapping[str, str] = MappingProxyType({})
+) -> Status:
     """Return the status that an error ends its call, or its batch item, with.
 
     Args:
         error: What was raised. Its text never reaches the status unless it is one of ours, made for callers.
         generation_id: The generation that failed; empty = none.
+        position: Where its stream was, told where another server may go on with it; empty = nowhere.
     """
     fault = next((_TABLE[base](error) for base in type(error).__mro__ if base in _TABLE), _INTERNAL)
     metadata = dict(fault.metadata)
+    if fault.code is grpc.StatusCode.UNAVAILABLE:
+        metadata |= position
     if generation_id:
         metadata["generation_id"] = generation_id
     details: list[Message] = [ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=metadata)]

@@ -79,6 +79,11 @@ class Metrics:
             names.BUCKETS_QUEUE_WAIT_S,
             "From a request's arrival at the model to its first computation.",
         )
+        self.failovers = meter.create_counter(
+            names.METRIC_FAILOVERS,
+            unit="{failover}",
+            description="Times that a generation lost its replica, by what became of it: elsewhere or given_up.",
+        )
         self.token_usage = meter.create_histogram(
             names.METRIC_TOKEN_USAGE,
             unit="{token}",
@@ -120,6 +125,16 @@ class Metrics:
         self.request_duration.record(measures.duration_s, attributes, context)
         for token_type, tokens in ((names.INPUT, measures.prompt_tokens), (names.OUTPUT, measures.output_tokens)):
             self.token_usage.record(tokens, {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}, context)
+
+    def record_failover(self, model: str, outcome: str, context: Context) -> None:
+        """Count one generation that lost its replica.
+
+        Args:
+            model: The id of its model.
+            outcome: `names.ELSEWHERE` or `names.GIVEN_UP`.
+            context: Holds the span that asked for it.
+        """
+        self.failovers.add(1, {**_of_model(model), names.FAILOVER_OUTCOME: outcome}, context)
 
     def record_failure(self, model: str, error_type: str, duration_s: float, context: Context) -> None:
         """Count one generation that failed or was cancelled.

@@ -46,18 +46,25 @@ OUTPUT: Final = "output"
 # Our own.
 REQUEST_ID: Final = "qwire.request.id"
 REPLICA_ID: Final = "qwire.replica.id"
+ATTEMPT_NUMBER: Final = "qwire.attempt.number"
+ATTEMPT_RESUMED_AT_TOKENS: Final = "qwire.attempt.resumed_at_tokens"
+FAILOVER_OUTCOME: Final = "qwire.failover.outcome"
+ELSEWHERE: Final = "elsewhere"
+GIVEN_UP: Final = "given_up"
+SPAN_ATTEMPT: Final = "attempt"
 SPAN_QUEUE: Final = "queue"
 SPAN_PREFILL: Final = "prefill"
 SPAN_DECODE: Final = "decode"
 SPAN_GENERATION: Final = "generation"
 
-# Metrics, all histograms. A bucket list is the convention's own unless the name is ours.
+# Metrics, all histograms but the counter of failovers. A bucket list is the convention's own unless the name is ours.
 METRIC_RPC_SERVER_CALL_DURATION: Final = "rpc.server.call.duration"
 METRIC_TIME_TO_FIRST_TOKEN: Final = "gen_ai.server.time_to_first_token"
 METRIC_TIME_PER_OUTPUT_TOKEN: Final = "gen_ai.server.time_per_output_token"
 METRIC_REQUEST_DURATION: Final = "gen_ai.server.request.duration"
 METRIC_TOKEN_USAGE: Final = "gen_ai.client.token.usage"
 METRIC_QUEUE_WAIT: Final = "qwire.server.queue.wait"
+METRIC_FAILOVERS: Final = "qwire.gateway.failovers"
 
 BUCKETS_RPC_S: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 BUCKETS_TIME_TO_FIRST_TOKEN_S: Final = (

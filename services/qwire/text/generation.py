@@ -13,8 +13,7 @@ from qwire.engine.chunk import Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
 from qwire.text.event import Delta, EndReason, Finished, ToolCalled
-from qwire.text.output import OutputPiece, OutputText, joined
-from qwire.text.splitter import Channel
+from qwire.text.output import OutputPiece, OutputText
 
 _CALL_ID_BYTES = 12
 
@@ -164,9 +163,7 @@ class Generation:
         elif self._output.budget_spent:
             ending = None
         elif ending is not None:
-            channel = pieces[-1].channel if pieces else Channel.TEXT
-            last = OutputPiece("", int(by_token), channel=channel)
-            pieces = joined([*pieces, last, *self._output.finish()])
+            pieces = _closed(pieces, self._output.finish(), int(by_token))
         events = list(self._events(pieces, token_ids, logprobs))
         if ending is not None:
             self._finish(ending)
@@ -215,6 +212,17 @@ class Generation:
             stop_token_id=ending.stop_token_id,
             reasoning_tokens=self._output.reasoning_tokens,
         )
+
+
+def _closed(pieces: list[OutputPiece], rest: OutputPiece, tokens: int) -> list[OutputPiece]:
+    """Return the pieces with the rest of the text, which belongs to the last token, and the tokens that gave none."""
+    if not pieces or pieces[-1].call:
+        return [*pieces, replace(rest, tokens=tokens)]
+    *before, last = pieces
+    if rest.text and last.text and rest.channel != last.channel:
+        return [*pieces, replace(rest, tokens=tokens)]
+    channel = rest.channel if rest.text else last.channel
+    return [*before, replace(last, text=last.text + rest.text, tokens=last.tokens + tokens, channel=channel)]
 
 
 def answer_id(request_id: str) -> str:

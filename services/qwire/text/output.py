@@ -95,7 +95,7 @@ class OutputText:
                 break
         return joined(pieces)
 
-    def finish(self) -> list[OutputPiece]:
+    def finish(self) -> OutputPiece:
         """Return the rest of the text: no token follows. An incomplete character in it completes no stop string."""
         text = ""
         channel = Channel.TEXT
@@ -105,7 +105,7 @@ class OutputText:
             channel = part.channel
             text += part.text if channel is Channel.REASONING else self._matcher.push(part.text, honour=False)[0]
         rest = self._matcher.finish()
-        return [OutputPiece(self._line_breaks + text + rest, 0, channel=channel)]
+        return OutputPiece(self._line_breaks + text + rest, 0, channel=channel)
 
     def _take_plain(self, token_ids: Sequence[int]) -> list[OutputPiece]:
         """Take tokens that are all of the answer: what most outputs are, and faster than the way round the splitter."""
@@ -161,11 +161,17 @@ class OutputText:
 
 
 def joined(pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
-    """Return the same pieces, as few as their channels and calls allow."""
+    """Return the same pieces, as few as their channels and calls allow.
+
+    Text that belongs to a token of a later piece stays apart from tokens before it: whoever resumes after these is
+    given it again.
+    """
     result: list[OutputPiece] = []
     for piece in pieces:
         last = result[-1] if result else None
-        if last is None or last.call or piece.call or (piece.text and last.text and piece.channel != last.channel):
+        ahead = last is not None and last.tokens > 0 and piece.tokens == 0 and piece.text != ""
+        other = last is not None and piece.text != "" and last.text != "" and piece.channel != last.channel
+        if last is None or last.call or piece.call or ahead or other:
             result.append(piece)
         else:
             channel = piece.channel if piece.text or not last.text else last.channel

@@ -107,10 +107,10 @@ class RequestResolver:
         return replace(self._card.default_sampling, **({"seed": secrets.randbits(_SEED_BITS)} | chosen))
 
     def _check_resume(self, token_ids: Sequence[int], stop: StopParams) -> None:
-        if not 1 <= len(token_ids) < stop.max_output_tokens:
+        if not 1 <= len(token_ids) <= stop.max_output_tokens:
             raise InvalidRequest(
                 "resume.output_token_ids",
-                f"must have at least one token and fewer than max_output_tokens, which is {stop.max_output_tokens}",
+                f"must have at least one token and at most max_output_tokens, which is {stop.max_output_tokens}",
             )
         self._check_vocabulary(token_ids, "resume.output_token_ids")
 

@@ -35,6 +35,8 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         "grpc.max_receive_message_length": 16 * 1024 * 1024,
         "grpc.max_send_message_length": -1,
         "grpc.enable_retries": 1,
+        "grpc.initial_reconnect_backoff_ms": 100,
+        "grpc.max_reconnect_backoff_ms": 5000,
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,

@@ -41,7 +41,7 @@ def test_five_attempts_at_most() -> None:
 def test_never_after_the_first_message() -> None:
     answer = Answer(text="one two", failure=_UNAVAILABLE, failure_after=1)
     with FakeServer(answers=[answer]) as server, Client(server.target) as client:
-        stream = client.stream("hi")
+        stream = client.stream("hi", auto_resume=False)
         with pytest.raises(Unavailable):
             stream.generation()
         assert stream.text == "one"

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from qwire.client import AsyncClient, Cancelled, Client, DeadlineExceeded, StreamBroken, StreamTruncated
-from qwire.client.reader import BatchReader, GenerationReader
+from qwire.client.generation_reader import GenerationReader
+from qwire.client.reader import BatchReader
 from qwire.client.testing import Answer, FakeServer
 from qwire.v1 import batch_pb2, generate_pb2, types_pb2
 

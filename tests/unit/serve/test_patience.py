@@ -15,12 +15,12 @@ LOST = EngineUnavailable(2.0)
 
 async def test_without_a_timeout_what_was_lost_is_told_at_once():
     with pytest.raises(EngineUnavailable) as caught:
-        await Patience(0.0, None).wait(LOST)
+        await Patience(0.0, 9, None).wait(LOST)
     assert caught.value is LOST
 
 
 async def test_attempts_are_spaced_and_end_with_the_timeout():
-    patience, waits = Patience(0.8, None), list[float]()
+    patience, waits = Patience(0.8, 9, None), list[float]()
 
     async def go_on() -> None:
         while True:
@@ -34,8 +34,19 @@ async def test_attempts_are_spaced_and_end_with_the_timeout():
     assert all(wait > 0.09 * 2**attempt for attempt, wait in enumerate(waits))
 
 
+async def test_attempts_without_progress_are_counted():
+    patience = Patience(60.0, 2, None)
+    for _ in range(2):
+        for _ in range(2):
+            await patience.wait(LOST)
+        with pytest.raises(EngineUnavailable) as caught:
+            await patience.wait(LOST)
+        assert caught.value is LOST
+        patience.renew()
+
+
 async def test_progress_renews_it():
-    patience = Patience(0.25, None)
+    patience = Patience(0.25, 9, None)
     assert patience.left_s == math.inf
     for _ in range(4):
         await patience.wait(LOST)
@@ -45,6 +56,6 @@ async def test_progress_renews_it():
 
 
 async def test_it_never_waits_beyond_the_deadline():
-    patience = Patience(60.0, time.time_ns() + 50_000_000)
+    patience = Patience(60.0, 9, time.time_ns() + 50_000_000)
     with pytest.raises(DeadlineExceeded):
         await patience.wait(LOST)

@@ -298,7 +298,7 @@ BAD: list[tuple[str, GenerationRequest]] = [
     ("text", a_request(TextPrompt("a\ud800"))),
     ("chat.messages[0].text", a_request(ChatPrompt((ChatMessage(Role.USER, "\udfff"),)))),
     ("resume.output_token_ids", a_request(resume=ResumePoint((), 1), sampling=SamplingOptions(seed=1))),
-    ("resume.output_token_ids", a_request(resume=ResumePoint((1,) * 32, 1), sampling=SamplingOptions(seed=1))),
+    ("resume.output_token_ids", a_request(resume=ResumePoint((1,) * 33, 1), sampling=SamplingOptions(seed=1))),
     ("resume.output_token_ids", a_request(resume=ResumePoint((1_000_000,), 1), sampling=SamplingOptions(seed=1))),
     ("sampling.seed", a_request(resume=ResumePoint((1,), 1))),
 ]

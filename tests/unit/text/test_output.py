@@ -50,7 +50,7 @@ def text_of(pieces: list[OutputPiece]) -> str:
 
 
 def rest_of(output: OutputText) -> str:
-    return text_of(output.finish())
+    return output.finish().text
 
 
 def test_a_stop_string_counts_from_the_minimum_on(processor: TextProcessor, encode: Encode):

@@ -63,9 +63,17 @@ async def test_every_cut_gives_the_rest(
     ids = tuple(token_id for delta in deltas for token_id in delta.token_ids)
     for cut in range(1, len(ids) + 1):
         if kind == "ignored end" and cut == len(ids):
-            continue  # ended by its length: nothing is left to resume
+            continue  # the script ended, not the output
         resumed = await run(processor, roomy, output, stop, ids[:cut])
         assert resumed == [whole[0], *whole[1 + cut :]]
+
+
+async def test_output_that_has_reached_its_limit_is_finished(processor: TextProcessor, roomy: ModelCard):
+    output = processor.encode(TextPrompt("你好 Q"))
+    stop = StopOptions(stop_strings=("QUIT",), max_output_tokens=len(output))
+    whole = await run(processor, roomy, output, stop)
+    resumed = await run(processor, roomy, output, stop, tuple(output))
+    assert resumed == [whole[0], whole[-1]]
 
 
 @pytest.mark.parametrize("extra", [1, 3])

@@ -15,6 +15,7 @@ from qwire.client.tool import ToolCall
 from qwire.v1 import generate_pb2, types_pb2
 
 END_OF_TURN_TOKEN_ID = 151_645
+_LOST = Failure(reason="", message="connection lost")
 _CANCELLED = Failure(code=grpc.StatusCode.CANCELLED, reason="CANCELLED", message="cancelled by CancelGeneration")
 
 
@@ -27,22 +28,25 @@ class ScriptedFailure(Exception):
 
 
 def play(
-    state: ServerState, spec: types_pb2.GenerationSpec, context: grpc.ServicerContext
+    state: ServerState, spec: types_pb2.GenerationSpec, context: grpc.ServicerContext, *, streams: bool = False
 ) -> Iterator[generate_pb2.StreamGenerateResponse]:
-    """Yield the events of the next answer.
+    """Yield the events of the next answer, or the rest of one that is resumed.
 
     Raises:
-        ScriptedFailure: Its failure, or a cancel by id.
+        ScriptedFailure: Its failure, a break where it `streams`, or a cancel by id.
     """
-    answer, generation = state.next_answer(), state.begin(context)
+    answer, generation = state.answer_to(spec), state.begin(context)
     began = time.monotonic()
     started = _started(state, spec, generation)
-    sequence = 1
+    resumed, sequence = len(spec.resume.output_token_ids), spec.resume.last_sequence + 1
     yield generate_pb2.StreamGenerateResponse(sequence=sequence, started=started)
     deltas = _deltas(answer, spec)
-    for position, delta in enumerate(deltas):
-        if position == _last(answer, len(deltas)):
+    for position, delta in enumerate(deltas[resumed:], start=resumed):
+        if position >= _last(answer, len(deltas)):
             break
+        if streams and resumed < position in answer.drop_after:
+            generation.done = True
+            raise ScriptedFailure(_LOST)
         sequence += 2 if position == answer.skip_sequence_after else 1
         if generation.ended.wait(answer.delay_s):
             if generation.cancelled:
@@ -50,6 +54,8 @@ def play(
             return
         yield generate_pb2.StreamGenerateResponse(sequence=sequence, delta=delta)
     generation.done = True
+    if streams and resumed < len(deltas) in answer.drop_after:
+        raise ScriptedFailure(_LOST)
     if answer.failure:
         raise ScriptedFailure(answer.failure)
     if answer.truncate_after is None:

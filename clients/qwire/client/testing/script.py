@@ -89,11 +89,24 @@ class Answer:
     failure_after: int = 0
     """Deltas before the failure. A unary call fails without an answer."""
 
+    drop_after: tuple[int, ...] = ()
+    """Break the stream after so many deltas in all, at least 1, as a lost connection does: UNAVAILABLE without details.
+    A client that resumes is given the rest, up to the next of these. Calls that are no stream do not break."""
+
     truncate_after: int | None = None
     """End the stream with status OK, but without `finished`, after so many deltas: a broken server. None = do not."""
 
     skip_sequence_after: int | None = None
     """Leave out a sequence number after so many deltas: a broken server. None = do not."""
+
+    def __post_init__(self) -> None:
+        """Check the breaks.
+
+        Raises:
+            ValueError: A stream that broke before its first delta would be asked for anew, and break for ever.
+        """
+        if any(position < 1 for position in self.drop_after):
+            raise ValueError(f"drop_after must be 1 or more, got {self.drop_after}")
 
 
 def words(text: str) -> list[str]:

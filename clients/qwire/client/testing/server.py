@@ -29,7 +29,8 @@ class FakeServer:
         answers: Instead of `reply`: what the first, second, ... generation answers; the last one holds from there on.
             Each batch item is a generation.
         models: Ids of the models that it pretends to serve.
-        failures: By RPC name: the first calls of that RPC fail, one with each. `itertools.repeat` fails all of them.
+        failures: By RPC name: the first calls of that RPC fail, one with each; None lets one pass. `itertools.repeat`
+            fails all of them.
         port: Where to listen. 0 = any free port.
         credentials: TLS. None = plain text.
     """
@@ -40,7 +41,7 @@ class FakeServer:
         *,
         answers: Sequence[Answer] = (),
         models: Sequence[str] = ("fake",),
-        failures: Mapping[str, Iterable[Failure]] | None = None,
+        failures: Mapping[str, Iterable[Failure | None]] | None = None,
         port: int = 0,
         credentials: grpc.ServerCredentials | None = None,
     ) -> None:

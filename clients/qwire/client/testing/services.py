@@ -52,7 +52,7 @@ class FakeGenerate(GenerateServiceServicer):
         self._state.enter("StreamGenerate", request, context)
         _require_model(self._state, request.spec.model, context)
         try:
-            yield from play(self._state, request.spec, context)
+            yield from play(self._state, request.spec, context, streams=True)
         except ScriptedFailure as scripted:
             scripted.failure.abort(context)
 

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from qwire.client.health import ServingState
 from qwire.client.testing.script import Answer, Failure
-from qwire.v1 import health_pb2
+from qwire.v1 import health_pb2, types_pb2
 
 _NO_DEADLINE_S = 1e9  # gRPC tells of no deadline as one that is ages away
 
@@ -51,7 +51,7 @@ class ServerState:
         self,
         answers: Sequence[Answer],
         models: Sequence[str],
-        failures: Mapping[str, Iterable[Failure]],
+        failures: Mapping[str, Iterable[Failure | None]],
     ) -> None:
         self.models = tuple(models)
         self.calls: list[RecordedCall] = []
@@ -62,6 +62,7 @@ class ServerState:
         self._answers = list(answers)
         self._failures = {method: iter(scripted) for method, scripted in failures.items()}
         self._running: dict[str, RunningGeneration] = {}
+        self._given: dict[bytes, Answer] = {}
 
     def enter(self, method: str, request: Message, context: grpc.ServicerContext) -> None:
         """Record a call, and end it here if its method has a failure left."""
@@ -75,10 +76,13 @@ class ServerState:
         if failure is not None:
             failure.abort(context)
 
-    def next_answer(self) -> Answer:
-        """Return the next answer; the last one again once all have been given."""
+    def answer_to(self, spec: types_pb2.GenerationSpec) -> Answer:
+        """Return the next answer, the last one again once all have been given; to a resumed prompt, its last answer."""
+        prompt = b"".join(part.SerializeToString() for part in (spec.chat, spec.tokens)) + spec.text.encode()
         with self._lock:
-            return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+            if not spec.HasField("resume") or prompt not in self._given:
+                self._given[prompt] = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+            return self._given[prompt]
 
     def begin(self, context: grpc.ServicerContext) -> RunningGeneration:
         """Register a generation until its call ends."""
