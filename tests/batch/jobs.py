@@ -7,9 +7,10 @@ from hashlib import sha256
 from sqlalchemy import func, select
 
 from qwire.batch.database import Database
-from qwire.batch.item import Chunk, NewItem
+from qwire.batch.item import Chunk, LeasedItem, NewItem
 from qwire.batch.item_store import ItemStore
 from qwire.batch.job import ItemState, Job, JobState, NewJob
+from qwire.batch.lease_store import LeaseStore
 from qwire.batch.schema import items as item_table
 from qwire.batch.schema import jobs as job_table
 from qwire.batch.store import JobStore
@@ -63,3 +64,9 @@ async def check_counters(database: Database) -> None:
             assert max(landed, default=0) <= row["landed"]
             running = select(func.count()).where(own, item_table.c.runner_id.is_not(None))
             assert (await connection.execute(running)).scalar_one() == row["running"]
+
+
+async def take(store: LeaseStore, runner_id: str, limit: int) -> list[LeasedItem]:
+    """Lease items as a living runner does."""
+    await store.renew(runner_id, ())
+    return await store.lease(runner_id, limit)

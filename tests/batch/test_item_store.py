@@ -9,7 +9,7 @@ from qwire.batch.item_store import ItemStore
 from qwire.batch.job import ItemState, JobState
 from qwire.batch.lease_store import LeaseStore
 from qwire.batch.store import JobStore
-from tests.batch.jobs import TENANT, append, check_counters, digest_of, new_items, new_job, sealed_job
+from tests.batch.jobs import TENANT, append, check_counters, digest_of, new_items, new_job, sealed_job, take
 
 
 async def test_the_same_chunks_from_four_clients_in_any_order_are_one_job(
@@ -69,7 +69,7 @@ async def test_cancelled_items_have_their_outcome_at_once(
     database: Database, jobs: JobStore, items: ItemStore, leases: LeaseStore
 ) -> None:
     job = await sealed_job(jobs, items, "a", "b", "c")
-    [held] = await leases.lease("runner", 1)
+    [held] = await take(leases, "runner", 1)
     assert await items.cancel_items(TENANT, job.id, ["a", "b"]) == 2
     assert await items.cancel_items(TENANT, job.id, ["a", "b"]) == 0
     assert await leases.renew("runner", [held.lease]) == {held.lease}
@@ -87,7 +87,7 @@ async def test_items_that_failed_run_and_land_again(
     database: Database, jobs: JobStore, items: ItemStore, leases: LeaseStore
 ) -> None:
     job = await sealed_job(jobs, items, "a", "b")
-    first, second = await leases.lease("runner", 2)
+    first, second = await take(leases, "runner", 2)
     await leases.record(
         "runner",
         [Outcome(first.lease, ItemState.FAILED, b"error"), Outcome(second.lease, ItemState.SUCCEEDED, b"text")],
@@ -99,7 +99,7 @@ async def test_items_that_failed_run_and_land_again(
     assert await items.retry_items(TENANT, job.id, ["b"]) == 0
     again = await jobs.get(TENANT, job.id)
     assert (again.state, again.ended_ns, again.delete_ns) == (JobState.RUNNING, None, None)
-    [held] = await leases.lease("runner", 2)
+    [held] = await take(leases, "runner", 2)
     assert (held.id, held.failures) == ("a", 0)
     await leases.record("runner", [Outcome(held.lease, ItemState.SUCCEEDED, b"better")])
     ended, later = await items.landed(TENANT, job.id, after=outcomes[-1].landed, limit=10)

@@ -9,7 +9,7 @@ from qwire.batch.lease_store import LeaseStore
 from qwire.batch.store import JobStore
 from tests.batch.clock import Clock
 from tests.batch.conftest import LEASE_S
-from tests.batch.jobs import HOUR_NS, TENANT, append, check_counters, new_job, sealed_job
+from tests.batch.jobs import HOUR_NS, TENANT, append, check_counters, new_job, sealed_job, take
 
 
 async def test_two_runners_never_hold_the_same_item(
@@ -19,7 +19,7 @@ async def test_two_runners_never_hold_the_same_item(
 
     async def take(runner: str) -> list[str]:
         mine: list[str] = []
-        while held := await leases.lease(runner, 7):
+        while held := await take(leases, runner, 7):
             mine += [item.id for item in held]
             outcomes = [Outcome(item.lease, ItemState.SUCCEEDED, runner.encode(), Tokens(1, 2)) for item in held]
             assert await leases.record(runner, outcomes) == set()
@@ -36,14 +36,14 @@ async def test_what_a_silent_runner_held_goes_to_others_and_is_recorded_once(
     database: Database, jobs: JobStore, items: ItemStore, leases: LeaseStore, clock: Clock
 ) -> None:
     job = await sealed_job(jobs, items, "a")
-    [old] = await leases.lease("silent", 1)
+    [old] = await take(leases, "silent", 1)
     await leases.keep("silent", [Checkpoint(old.lease, b"half")])
     clock.pass_s(LEASE_S / 2)
     await leases.sweep(HOUR_NS)
-    assert await leases.lease("other", 1) == []
+    assert await take(leases, "other", 1) == []
     clock.pass_s(LEASE_S)
     await leases.sweep(HOUR_NS)
-    [new] = await leases.lease("other", 1)
+    [new] = await take(leases, "other", 1)
     assert (new.id, new.partial, new.failures) == ("a", b"half", 0)
     assert await leases.renew("silent", [old.lease]) == {old.lease}
     assert await leases.record("silent", [Outcome(old.lease, ItemState.SUCCEEDED, b"old")]) == {old.lease}
@@ -58,21 +58,21 @@ async def test_a_runner_that_gives_signs_of_life_keeps_its_items(
     jobs: JobStore, items: ItemStore, leases: LeaseStore, clock: Clock
 ) -> None:
     await sealed_job(jobs, items, "a")
-    [held] = await leases.lease("runner", 1)
+    [held] = await take(leases, "runner", 1)
     for _ in range(4):
         clock.pass_s(LEASE_S * 0.7)
         assert await leases.renew("runner", [held.lease]) == set()
         await leases.sweep(HOUR_NS)
-    assert await leases.lease("other", 1) == []
+    assert await take(leases, "other", 1) == []
 
 
 async def test_a_runner_that_leaves_gives_back_what_it_holds(
     database: Database, jobs: JobStore, items: ItemStore, leases: LeaseStore
 ) -> None:
     await sealed_job(jobs, items, "a", "b")
-    await leases.lease("runner", 2)
+    await take(leases, "runner", 2)
     await leases.leave("runner")
-    assert [item.id for item in await leases.lease("other", 2)] == ["a", "b"]
+    assert [item.id for item in await take(leases, "other", 2)] == ["a", "b"]
     await check_counters(database)
 
 
@@ -80,14 +80,14 @@ async def test_another_attempt_waits_for_its_time(
     database: Database, jobs: JobStore, items: ItemStore, leases: LeaseStore, clock: Clock
 ) -> None:
     await sealed_job(jobs, items, "a")
-    [held] = await leases.lease("runner", 1)
+    [held] = await take(leases, "runner", 1)
     again = Outcome(
         held.lease, ItemState.PENDING, failed=True, available_ns=clock.now_ns + 5 * 10**9, partial=b"so far"
     )
     await leases.record("runner", [again])
-    assert await leases.lease("runner", 1) == []
+    assert await take(leases, "runner", 1) == []
     clock.pass_s(6)
-    [next_attempt] = await leases.lease("runner", 1)
+    [next_attempt] = await take(leases, "runner", 1)
     assert (next_attempt.failures, next_attempt.partial) == (1, b"so far")
     await check_counters(database)
 
@@ -98,9 +98,9 @@ async def test_the_more_urgent_job_goes_first_and_equals_take_turns(
     low, other = [await sealed_job(jobs, items, *"abcd", request_id=name) for name in ("low", "other")]
     urgent = await jobs.create(TENANT, new_job("urgent", priority=1))
     await append(items, urgent, 0, "u")
-    taken = [(await leases.lease("runner", 1))[0].lease.job_id for _ in range(5)]
+    taken = [(await take(leases, "runner", 1))[0].lease.job_id for _ in range(5)]
     assert taken == [urgent.id, low.id, other.id, low.id, other.id]
-    rest = await leases.lease("runner", 10)
+    rest = await take(leases, "runner", 10)
     assert len(rest) == 4
 
 
@@ -109,10 +109,10 @@ async def test_the_window_ends_what_has_no_outcome(
 ) -> None:
     job = await jobs.create(TENANT, new_job(window_ns=HOUR_NS))
     await append(items, job, 0, "a", "b", "c")
-    first, _ = await leases.lease("runner", 2)
+    first, _ = await take(leases, "runner", 2)
     await leases.record("runner", [Outcome(first.lease, ItemState.SUCCEEDED, b"in time")])
     clock.pass_s(3601)
-    assert await leases.lease("runner", 1) == []
+    assert await take(leases, "runner", 1) == []
     await leases.sweep(24 * HOUR_NS)
     ended = await jobs.get(TENANT, job.id)
     assert ended.state is JobState.EXPIRED
@@ -151,7 +151,7 @@ async def test_any_order_of_work_and_faults_leaves_one_outcome_for_each_item(
         runner = f"runner-{draw.randrange(4)}"
         match draw.randrange(7):
             case 0 | 1:
-                for item in await leases.lease(runner, draw.randrange(1, 6)):
+                for item in await take(leases, runner, draw.randrange(1, 6)):
                     state = draw.choice([ItemState.SUCCEEDED, ItemState.SUCCEEDED, ItemState.FAILED, ItemState.PENDING])
                     held.setdefault(runner, []).append(Outcome(item.lease, state, b"content"))
             case 2 | 3:
@@ -167,7 +167,7 @@ async def test_any_order_of_work_and_faults_leaves_one_outcome_for_each_item(
     await check_counters(database)
     clock.pass_s(LEASE_S + 1)
     await leases.sweep(HOUR_NS)
-    while left := await leases.lease("last", 10):
+    while left := await take(leases, "last", 10):
         await leases.record("last", [Outcome(item.lease, ItemState.SUCCEEDED, b"end") for item in left])
     for job in made:
         assert (await jobs.get(TENANT, job.id)).state is JobState.COMPLETED

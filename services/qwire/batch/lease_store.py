@@ -48,10 +48,9 @@ class LeaseStore:
         """Take items that wait: of the job of the highest priority, of several the one that was left alone longest.
 
         Args:
-            runner_id: Who takes them; it has to `renew` as long as it holds any.
+            runner_id: Who takes them; it has to `renew` before, and as long as it holds any.
             limit: The most.
         """
-        await self._sign(runner_id)
         now = self._clock()
         leased: list[LeasedItem] = []
         for job_id in await self._busy_jobs(now):

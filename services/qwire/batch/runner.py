@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 _POLL_S = 0.5
 """How often a runner with nothing to do looks for work, seconds."""
+_GATHER_S = 0.01
+"""Places that become free within this time are filled by one transaction, seconds."""
 _SWEEP_S = 5.0
 _RECORD_S = 0.05
 """Outcomes that land within this time share a transaction, seconds."""
@@ -109,6 +111,7 @@ class JobRunner:
 
     async def _fill(self) -> None:
         """Lease as much as the window has room for, again and again."""
+        await _patiently(self._leases.renew, self.id, ())
         while True:
             self._changed.clear()
             room = self._window.size - len(self._running)
@@ -120,6 +123,7 @@ class JobRunner:
             if room > 0 and len(leased) == room:
                 continue
             await _first(self._changed.wait(), asyncio.sleep(_POLL_S))
+            await asyncio.sleep(_GATHER_S)
 
     async def _attempt(self, item: LeasedItem, work: Work) -> None:
         try:
