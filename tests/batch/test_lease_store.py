@@ -17,7 +17,7 @@ async def test_two_runners_never_hold_the_same_item(
 ) -> None:
     job = await sealed_job(jobs, items, *(str(number) for number in range(60)))
 
-    async def take(runner: str) -> list[str]:
+    async def work(runner: str) -> list[str]:
         mine: list[str] = []
         while held := await take(leases, runner, 7):
             mine += [item.id for item in held]
@@ -25,7 +25,7 @@ async def test_two_runners_never_hold_the_same_item(
             assert await leases.record(runner, outcomes) == set()
         return mine
 
-    taken = await asyncio.gather(*(take(f"runner-{number}") for number in range(4)))
+    taken = await asyncio.gather(*(work(f"runner-{number}") for number in range(4)))
     assert sorted(item_id for mine in taken for item_id in mine) == sorted(str(number) for number in range(60))
     ended = await jobs.get(TENANT, job.id)
     assert (ended.state, ended.tokens) == (JobState.COMPLETED, Tokens(60, 120))
