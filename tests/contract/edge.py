@@ -20,6 +20,7 @@ from qwire.rpc.server import GatewayServer
 from qwire.text.generator import Generator
 from qwire.text.processor import TextProcessor
 from qwire.v1 import health_pb2
+from qwire.v1.batch_job_pb2_grpc import BatchJobServiceStub
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
 from qwire.v1.health_pb2_grpc import HealthServiceStub
@@ -47,6 +48,7 @@ class Stubs:
         self.channel = channel
         self.generate = GenerateServiceStub(channel)
         self.batch = BatchServiceStub(channel)
+        self.jobs = BatchJobServiceStub(channel)
         self.models = ModelServiceStub(channel)
         self.health = HealthServiceStub(channel)
         self.standard_health: Any = HealthStub(channel)

@@ -33,7 +33,7 @@ def test_it_holds_one_tree_and_nothing_beside_it(wheel: Path) -> None:
     assert "qwire/__init__.py" not in names
     assert not [name for name in names if "test_" in name or name.endswith(".proto")]
     packages = {name.split("/")[1] for name in names if name.startswith("qwire/")}
-    assert packages == {"cli", "client", "engine", "models", "rpc", "serve", "telemetry", "text", "v1"}
+    assert packages == {"batch", "cli", "client", "engine", "models", "rpc", "serve", "telemetry", "text", "v1"}
     for package in packages:
         assert f"qwire/{package}/py.typed" in names
 

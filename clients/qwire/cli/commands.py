@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": "Talk with a model.",
     "health": "Show whether the models can answer, and why not.",
     "models": "Show the served models, and their adapters.",
+    "batch": "Run many prompts as a job that outlives the command.",
 }
 """Each command's name, which is its module's and its function's, with the first line of its help."""
 

@@ -12,8 +12,18 @@ Example:
 """
 
 from qwire.client.aio import AsyncClient
+from qwire.client.aio_jobs import AsyncBatchJobs
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchFinished, BatchResult
+from qwire.client.batch_job import (
+    BatchItemState,
+    BatchJob,
+    BatchJobItem,
+    BatchJobState,
+    BatchJobUsage,
+    RejectedItem,
+    Upload,
+)
 from qwire.client.channel import DEFAULT_TARGET
 from qwire.client.errors import (
     AdapterNotFound,
@@ -36,6 +46,7 @@ from qwire.client.errors import (
 )
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.health import Health, HealthCheck, HealthCheckKind, ModelHealth, Probe, ServingState
+from qwire.client.jobs import BatchJobs
 from qwire.client.model import (
     Adapter,
     Model,
@@ -70,12 +81,19 @@ __all__ = [
     "Adapter",
     "AdapterNotFound",
     "AdapterUnusable",
+    "AsyncBatchJobs",
     "AsyncBatchStream",
     "AsyncClient",
     "AsyncGenerationStream",
     "AsyncHealthStream",
     "BatchFinished",
     "BatchItem",
+    "BatchItemState",
+    "BatchJob",
+    "BatchJobItem",
+    "BatchJobState",
+    "BatchJobUsage",
+    "BatchJobs",
     "BatchResult",
     "BatchStream",
     "Cancelled",
@@ -114,6 +132,7 @@ __all__ = [
     "Quantization",
     "QuantizationMethod",
     "QwireError",
+    "RejectedItem",
     "ResumeOptions",
     "ResumePoint",
     "RetryOptions",
@@ -138,5 +157,6 @@ __all__ = [
     "ToolCallFragment",
     "Unavailable",
     "Unsupported",
+    "Upload",
     "Usage",
 ]

@@ -12,6 +12,7 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
+from qwire.client.aio_jobs import AsyncBatchJobs
 from qwire.client.aio_resuming_call import AsyncResumingCall
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchResult
@@ -27,6 +28,7 @@ from qwire.client.resume_point import ResumePoint
 from qwire.client.status import error_from_rpc
 from qwire.client.tool import Tool
 from qwire.client.tracing import STREAM_GENERATE, trace_call
+from qwire.client.watch import Watch
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
@@ -42,6 +44,9 @@ class AsyncClient:
 
     Every method raises the typed errors of `qwire.client.errors`. `timeout_s` is in seconds, above 0; None takes the
     default of `ClientOptions`, `math.inf` means no limit.
+
+    Attributes:
+        jobs: Batch jobs, which outlive the call.
 
     Args:
         target: Where the server is: `host:port`, or any gRPC target such as `dns:///qwire:50051`.
@@ -67,6 +72,12 @@ class AsyncClient:
         self._batch = BatchServiceStub(self._channel)
         self._model = ModelServiceStub(self._channel)
         self._health = HealthServiceStub(self._channel)
+        self.jobs = AsyncBatchJobs(
+            self._channel,
+            lambda: self._control(None),
+            self._options.model,
+            lambda: Watch(self._options.resume),
+        )
 
     async def __aenter__(self) -> Self:
         return self

@@ -76,7 +76,7 @@ def generation_spec(prompt: Prompt, options: GenerationOptions, path: str = "spe
     reasoning = {"enabled": options.get("reasoning"), "budget_tokens": options.get("reasoning_budget_tokens")}
     _set_reasoning(spec, reasoning, path)
     _set_constraint(spec, {key: options.get(key) for key in _CONSTRAINT}, path)
-    spec.priority = _priority(options.get("priority"), path)
+    spec.priority = priority_of(options.get("priority"), f"{path}.priority")
     return spec
 
 
@@ -217,11 +217,16 @@ def _set_constraint(spec: types_pb2.GenerationSpec, options: Mapping[str, Any], 
             _set(spec.constraint, f"{path}.constraint", name, value)
 
 
-def _priority(priority: Priority | None, path: str) -> types_pb2.Priority.ValueType:
+def priority_of(priority: Priority | None, field: str) -> types_pb2.Priority.ValueType:
+    """Return a priority's number.
+
+    Raises:
+        InvalidRequest: It is none.
+    """
     try:
         return _PRIORITIES[priority]
     except (KeyError, TypeError):
-        raise InvalidRequest.of(f"{path}.priority", f"must be a Priority, got {type(priority).__name__}") from None
+        raise InvalidRequest.of(field, f"must be a Priority, got {type(priority).__name__}") from None
 
 
 def _assign(message: ProtoMessage, path: str, values: Mapping[str, Any]) -> None:

@@ -16,6 +16,7 @@ from qwire.client.channel import DEFAULT_TARGET, open_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
 from qwire.client.interrupt import interrupt_held
+from qwire.client.jobs import BatchJobs
 from qwire.client.model import Adapter, Model, TokenCount
 from qwire.client.options import ClientOptions, deadline
 from qwire.client.prompt import Prompt
@@ -27,6 +28,7 @@ from qwire.client.status import error_from_rpc
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream, StreamCall
 from qwire.client.tool import Tool
 from qwire.client.tracing import STREAM_GENERATE, trace_call
+from qwire.client.watch import Watch
 from qwire.v1 import batch_pb2, generate_pb2, health_pb2, model_pb2
 from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
@@ -42,6 +44,9 @@ class Client:
 
     Every method raises the typed errors of `qwire.client.errors`. `timeout_s` is in seconds, above 0; None takes the
     default of `ClientOptions`, `math.inf` means no limit.
+
+    Attributes:
+        jobs: Batch jobs, which outlive the call.
 
     Args:
         target: Where the server is: `host:port`, or any gRPC target such as `dns:///qwire:50051`.
@@ -66,6 +71,12 @@ class Client:
         self._batch = BatchServiceStub(self._channel)
         self._model = ModelServiceStub(self._channel)
         self._health = HealthServiceStub(self._channel)
+        self.jobs = BatchJobs(
+            self._channel,
+            lambda: self._control(None),
+            self._options.model,
+            lambda: Watch(self._options.resume),
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The configuration of the gRPC server and of its health monitor."""
+"""The configuration of the gRPC server, of its health monitor and of its batch jobs."""
 
 from __future__ import annotations
 
@@ -57,6 +57,42 @@ class HealthConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """Where batch jobs are kept, and for how long.
+
+    Attributes:
+        store_url: `sqlite:////folder/jobs.db` or `postgresql://user@host/database`. None = there are no batch jobs:
+            their service is not there. A file serves the processes of one machine; gateways and runners on several
+            machines need PostgreSQL.
+        default_retention_s: How long a job is kept after its end where its caller does not say, seconds, >= 60.
+        max_retention_s: The longest that a caller may ask for, seconds, >= default_retention_s.
+        max_open_s: A job that is not sealed within this time after its creation expires, seconds, >= 60.
+        runner_concurrency: Items that one runner has under way at the most, >= 1.
+        lease_s: A runner that gives no sign of life for so long is dead, and its items go to others, seconds, >= 1.
+        checkpoint_s: How often the output of running items is kept, so that an interruption loses no more than that,
+            seconds, > 0.
+    """
+
+    store_url: str | None = None
+    default_retention_s: float = 7 * 24 * 3600.0
+    max_retention_s: float = 30 * 24 * 3600.0
+    max_open_s: float = 24 * 3600.0
+    runner_concurrency: int = 64
+    lease_s: float = 30.0
+    checkpoint_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: A value is out of its range.
+        """
+        _positive(self, "checkpoint_s")
+        _at_least(self, default_retention_s=60, max_open_s=60, runner_concurrency=1, lease_s=1)
+        _at_least(self, max_retention_s=self.default_retention_s)
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfig:
     """Address, TLS, limits, keepalive and drain of the gRPC server.
 
@@ -94,6 +130,7 @@ class ServerConfig:
             whoever balances the load can turn away in time, seconds, >= 0. After it, a server that shares its port
             (`reuse_port`) closes the port and has its clients reconnect, elsewhere; one that does not refuses.
         health: How models are probed and judged.
+        batch: Where batch jobs are kept.
     """
 
     host: str = "127.0.0.1"
@@ -119,6 +156,7 @@ class ServerConfig:
     drain_grace_s: float = 600.0
     drain_notice_s: float = 1.0
     health: HealthConfig = field(default_factory=HealthConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
 
     def __post_init__(self) -> None:
         """Check the ranges.

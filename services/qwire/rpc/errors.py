@@ -8,6 +8,7 @@ RpcError
 ├── ResponseTooLarge     the caller's: what was asked for is beyond the server's limit of an answer
 ├── ModelNotFound        the caller's: no such model is served
 ├── ServiceNotFound      the caller's: no health is known of this name (grpc.health.v1)
+├── ItemIdTaken          the caller's: the job has an item of this id already
 ├── ModelNotReady        the operator's: the model is still being loaded; another try may succeed
 └── Draining             the operator's: this server is going away; another one may answer
 
@@ -121,6 +122,10 @@ class ModelNotFound(RpcError):
 
 class ServiceNotFound(RpcError):
     """Neither a service nor a model of this name has a health."""
+
+
+class ItemIdTaken(RpcError):
+    """The batch job has an item of this id already."""
 
 
 class ModelNotReady(RpcError):

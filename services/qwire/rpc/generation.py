@@ -9,6 +9,7 @@ from contextlib import aclosing
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.call import Call
 from qwire.rpc.errors import ResponseTooLarge
+from qwire.rpc.generation_builder import GenerationBuilder
 from qwire.rpc.generation_message import (
     CHANNELS,
     call_message,
@@ -103,33 +104,14 @@ class GenerationRun:
         Raises:
             ResponseTooLarge: It would be larger; the generation ends as soon as that is known.
         """
-        size = 0
-        generation = pb.Generation()
-        texts_of_prompt: list[str] = []
-        texts: dict[int, list[str]] = {channel: [] for channel in CHANNELS.values()}
+        size, builder = 0, GenerationBuilder()
         async with aclosing(self.responses(registry, monitor, budget)) as responses:
             async for response in responses:
                 size += response.ByteSize()
                 if size > max_bytes:
                     raise ResponseTooLarge(max_bytes)
-                match response.WhichOneof("event"):
-                    case "delta":
-                        texts[response.delta.channel].append(response.delta.text)
-                        generation.tokens.extend(response.delta.tokens)
-                    case "tool_call":
-                        generation.tool_calls.append(response.tool_call)
-                    case "prompt":
-                        texts_of_prompt.append(response.prompt.text)
-                        generation.prompt.tokens.extend(response.prompt.tokens)
-                    case "started":
-                        generation.started.CopyFrom(response.started)
-                    case _:
-                        generation.finished.CopyFrom(response.finished)
-        if texts_of_prompt:
-            generation.prompt.text = "".join(texts_of_prompt)
-        generation.text = "".join(texts[pb.CHANNEL_TEXT])
-        generation.reasoning = "".join(texts[pb.CHANNEL_REASONING])
-        return generation
+                builder.add(response)
+        return builder.generation()
 
     async def _events(self, model: ServedModel, budget: BufferBudget) -> AsyncGenerator[GenerationEvent, None]:
         converter = SpecConverter(self._spec, model.card, self._path, model.abilities)

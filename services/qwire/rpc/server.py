@@ -8,7 +8,12 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2_grpc
 
+from qwire.batch.database import Database
+from qwire.batch.item_store import ItemStore
+from qwire.batch.migration import migrate
+from qwire.batch.store import JobStore
 from qwire.rpc.batch import BatchService
+from qwire.rpc.batch_jobs import BatchJobService
 from qwire.rpc.config import ServerConfig, TLSConfig
 from qwire.rpc.generate import GenerateService
 from qwire.rpc.guard import CallGuard
@@ -23,7 +28,7 @@ from qwire.rpc.tracing import TracingInterceptor
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import Telemetry
 from qwire.text.read_ahead import BufferBudget
-from qwire.v1 import batch_pb2_grpc, generate_pb2_grpc, model_pb2_grpc
+from qwire.v1 import batch_job_pb2_grpc, batch_pb2_grpc, generate_pb2_grpc, model_pb2_grpc
 from qwire.v1 import health_pb2_grpc as qwire_health_pb2_grpc
 
 __all__ = ["GatewayServer", "ServerConfig"]
@@ -36,6 +41,8 @@ SERVICES = (
     "qwire.v1.HealthService",
     "qwire.v1.ModelService",
 )
+JOBS = "qwire.v1.BatchJobService"
+"""Only where there is a job store."""
 STANDARD_HEALTH = "grpc.health.v1.Health"
 
 _FLUSH_S = 2.0
@@ -71,6 +78,11 @@ class GatewayServer:
             interceptors=(TracingInterceptor(telemetry), self._guard),
             options=_options(config),
         )
+        self._database: Database | None = None
+        self._jobs: BatchJobService | None = None
+        if config.batch.store_url is not None:
+            database = self._database = Database(config.batch.store_url)
+            self._jobs = BatchJobService(registry, JobStore(database), ItemStore(database), config.batch)
         self._add_services(registry)
 
     @property
@@ -92,8 +104,12 @@ class GatewayServer:
         Raises:
             RuntimeError: The address cannot be listened on.
             OSError: A TLS file cannot be read.
+            StoreUnavailable: The job store cannot be reached.
+            ValueError: The job store was made by a newer version.
         """
         config = self._config
+        if self._database is not None:
+            await migrate(self._database)
         address = f"{config.host}:{config.port}"
         if config.tls is None:
             port = self._server.add_insecure_port(address)
@@ -134,10 +150,14 @@ class GatewayServer:
             self._guard.draining, leaving = True, None
         if not await self._open_calls.wait_idle(grace_s - notice_s):
             log.warning("calls_evicted", calls=await self._open_calls.evict())
+        if self._jobs is not None:
+            self._jobs.drain()
         await self.health.close()
         await self._server.stop(_FLUSH_S)
         if leaving is not None:
             await leaving
+        if self._database is not None:
+            await self._database.close()
         log.info("server_stopped")
 
     def _add_services(self, registry: ModelRegistry) -> None:
@@ -153,8 +173,12 @@ class GatewayServer:
         batch_pb2_grpc.add_BatchServiceServicer_to_server(batch, server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(registry), server)
         qwire_health_pb2_grpc.add_HealthServiceServicer_to_server(HealthService(registry, health), server)
-        health_pb2_grpc.add_HealthServicer_to_server(StandardHealth(health, SERVICES), server)
-        add_reflection(server, (*SERVICES, STANDARD_HEALTH))
+        services = SERVICES
+        if self._jobs is not None:
+            batch_job_pb2_grpc.add_BatchJobServiceServicer_to_server(self._jobs, server)
+            services = (*SERVICES, JOBS)
+        health_pb2_grpc.add_HealthServicer_to_server(StandardHealth(health, services), server)
+        add_reflection(server, (*services, STANDARD_HEALTH))
 
 
 def _credentials(tls: TLSConfig) -> grpc.ServerCredentials:

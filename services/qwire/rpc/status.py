@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
+from qwire.batch import errors as batch
 from qwire.engine import errors as engine
 from qwire.rpc import errors as rpc
 
@@ -129,6 +130,22 @@ def _unattainable(error: engine.DeadlineUnattainable) -> _Fault:
     )
 
 
+def _seal_mismatch(error: batch.SealMismatch) -> _Fault:
+    return _Fault(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "SEAL_MISMATCH",
+        f"the job holds {error.chunks} chunks with {error.items} items, which is not what the seal says",
+        metadata={"chunks": str(error.chunks), "items": str(error.items), "digest": error.digest.hex()},
+    )
+
+
+def _items_not_found(error: batch.ItemsNotFound) -> _Fault:
+    metadata = {"items": str(len(error.item_ids))}
+    return _Fault(
+        grpc.StatusCode.NOT_FOUND, "ITEMS_NOT_FOUND", "the job has no items of some of these ids", metadata=metadata
+    )
+
+
 def _fixed(code: grpc.StatusCode, reason: str, message: str) -> Callable[[BaseException], _Fault]:
     fault = _Fault(code, reason, message)
     return lambda _: fault
@@ -154,6 +171,21 @@ _TABLE: Mapping[type[BaseException], Callable[[Any], _Fault]] = {
     rpc.ServiceNotFound: _fixed(_Code.NOT_FOUND, "SERVICE_NOT_FOUND", "no such service"),
     rpc.ModelNotReady: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model is not ready yet"),
     rpc.Draining: _retryable(_Code.UNAVAILABLE, "DRAINING", "this server is draining"),
+    rpc.ItemIdTaken: _fixed(_Code.ALREADY_EXISTS, "ITEM_ID_TAKEN", "the job has an item of this id already"),
+    batch.JobNotFound: _fixed(_Code.NOT_FOUND, "JOB_NOT_FOUND", "no such batch job"),
+    batch.ItemsNotFound: _items_not_found,
+    batch.RequestConflict: _fixed(
+        _Code.ALREADY_EXISTS, "REQUEST_CONFLICT", "another request with this request_id created a job"
+    ),
+    batch.ChunkConflict: _fixed(
+        _Code.ALREADY_EXISTS, "CHUNK_CONFLICT", "other items were appended under this chunk_index"
+    ),
+    batch.JobNotOpen: _fixed(_Code.FAILED_PRECONDITION, "JOB_NOT_OPEN", "the job is sealed or has ended"),
+    batch.JobNotEnded: _fixed(_Code.FAILED_PRECONDITION, "JOB_NOT_ENDED", "items of the job have no outcome yet"),
+    batch.SealMismatch: _seal_mismatch,
+    batch.StoreUnavailable: lambda _: _Fault(
+        _Code.UNAVAILABLE, "UNAVAILABLE", "the job store cannot be reached", retry_after_s=rpc.RETRY_AFTER_S
+    ),
     engine.ContextLengthExceeded: _invalid_request(rpc.FieldReason.CONTEXT_LENGTH),
     engine.InvalidRequest: _invalid_request(rpc.FieldReason.INVALID),
     engine.AdapterNotFound: _adapter_not_found,

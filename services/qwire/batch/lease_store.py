@@ -1,0 +1,266 @@
+"""The items of jobs, as runners take and return them.
+
+A runner leases items, and renews its leases by one sign of life for all of them. Who is silent for too long loses what
+it holds to others. Whether it lives or not, only the holder of an item's last lease can record what became of it.
+
+Signs of life are compared with the clock of whoever looks: clocks may differ by less than a lease lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from qwire.batch.database import Database
+from qwire.batch.errors import JobNotFound
+from qwire.batch.item import Checkpoint, Lease, LeasedItem, Outcome
+from qwire.batch.job import ItemState, JobState, Tokens
+from qwire.batch.schema import items, jobs, runners
+from qwire.batch.settle import end_items, lock, settle
+from qwire.batch.store import Clock
+
+_JOBS_AT_ONCE = 16
+"""Jobs that one call takes items of; each is a transaction of its own."""
+
+
+class LeaseStore:
+    """Hands out items and takes their outcomes. Every method may be repeated.
+
+    All methods raise `StoreUnavailable` where the database cannot be reached.
+
+    Args:
+        database: Where it remembers.
+        lease_ns: How long a runner may be silent before others get what it holds, nanoseconds.
+        clock: Returns nanoseconds since the epoch.
+    """
+
+    def __init__(self, database: Database, lease_ns: int, clock: Clock = time.time_ns) -> None:
+        self._database = database
+        self._lease_ns = lease_ns
+        self._clock = clock
+
+    async def lease(self, runner_id: str, limit: int) -> list[LeasedItem]:
+        """Take items that wait: of the job of the highest priority, of several the one that was left alone longest.
+
+        Args:
+            runner_id: Who takes them; it has to `renew` before, and as long as it holds any.
+            limit: The most.
+        """
+        now = self._clock()
+        leased: list[LeasedItem] = []
+        for job_id in await self._busy_jobs(now):
+            if len(leased) == limit:
+                break
+            async with self._database.write() as connection:
+                leased += await _lease_of(connection, job_id, runner_id, limit - len(leased), now)
+        return leased
+
+    async def renew(self, runner_id: str, held: Iterable[Lease]) -> set[Lease]:
+        """Give a sign of life.
+
+        Args:
+            runner_id: Whose.
+            held: Leases that the runner believes to hold.
+
+        Returns:
+            Those of them that it has lost: their items were cancelled, have expired, or went to others.
+        """
+        await self._sign(runner_id)
+        query = select(items.c.job_id, items.c.number, items.c.attempts).where(items.c.runner_id == runner_id)
+        async with self._database.read() as connection:
+            still = {Lease(*row) for row in await connection.execute(query)}
+        return set(held) - still
+
+    async def record(self, runner_id: str, outcomes: Sequence[Outcome]) -> set[Lease]:
+        """Record what became of items.
+
+        Returns:
+            The leases that were lost before, so that nothing was recorded for them.
+        """
+        lost: set[Lease] = set()
+        for job_id, own in _by_job(outcomes).items():
+            async with self._database.write() as connection:
+                try:
+                    lost |= await self._record(connection, job_id, runner_id, own)
+                except JobNotFound:  # deleted meanwhile
+                    lost |= {outcome.lease for outcome in own}
+        return lost
+
+    async def keep(self, runner_id: str, checkpoints: Sequence[Checkpoint]) -> None:
+        """Keep what running items have said so far; nothing is kept for leases that were lost."""
+        async with self._database.write() as connection:
+            for checkpoint in checkpoints:
+                held = _held(runner_id, checkpoint.lease)
+                await connection.execute(update(items).where(held).values(partial=checkpoint.partial))
+
+    async def leave(self, runner_id: str) -> None:
+        """Give back everything that a runner holds; it is not to be heard of again."""
+        async with self._database.write() as connection:
+            await connection.execute(delete(runners).where(runners.c.id == runner_id))
+        await self._give_back()
+
+    async def sweep(self, open_limit_ns: int) -> None:
+        """Do what time asks for: take from dead runners, end what has expired, delete what was kept long enough.
+
+        Args:
+            open_limit_ns: How long after its creation a job may stay open, nanoseconds; it then expires.
+        """
+        now = self._clock()
+        async with self._database.read() as connection:
+            late = or_(
+                jobs.c.expires_ns < now, and_(jobs.c.state == JobState.OPEN, jobs.c.created_ns < now - open_limit_ns)
+            )
+            expired = (
+                (await connection.execute(select(jobs.c.id).where(jobs.c.ended_ns.is_(None), late))).scalars().all()
+            )
+        await self._give_back()
+        for job_id in expired:
+            await self._expire(job_id, now)
+        async with self._database.write() as connection:
+            await connection.execute(delete(jobs).where(jobs.c.delete_ns < now))
+            await connection.execute(delete(runners).where(runners.c.expires_ns < now))
+
+    async def waiting(self) -> int:
+        """Return how many items wait or run in all jobs: what the number of runners is chosen by."""
+        query = select(func.coalesce(func.sum(jobs.c.pending + jobs.c.running), 0)).where(jobs.c.ended_ns.is_(None))
+        async with self._database.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+    async def _sign(self, runner_id: str) -> None:
+        expires_ns = self._clock() + self._lease_ns
+        async with self._database.write() as connection:
+            changed = await connection.execute(
+                update(runners).where(runners.c.id == runner_id).values(expires_ns=expires_ns)
+            )
+            if not changed.rowcount:
+                await connection.execute(insert(runners).values(id=runner_id, expires_ns=expires_ns))
+
+    async def _busy_jobs(self, now: int) -> Sequence[str]:
+        live = jobs.c.state.in_((JobState.OPEN, JobState.RUNNING))
+        in_time = or_(jobs.c.expires_ns.is_(None), jobs.c.expires_ns > now)
+        query = select(jobs.c.id).where(live, in_time, jobs.c.pending > 0)
+        order = (jobs.c.priority.desc(), jobs.c.leased_ns, jobs.c.created_ns)
+        async with self._database.read() as connection:
+            return (await connection.execute(query.order_by(*order).limit(_JOBS_AT_ONCE))).scalars().all()
+
+    async def _record(
+        self, connection: AsyncConnection, job_id: str, runner_id: str, outcomes: Sequence[Outcome]
+    ) -> set[Lease]:
+        job = await lock(connection, None, job_id)
+        now, landed = self._clock(), job["landed"]
+        lost: set[Lease] = set()
+        moved: dict[ItemState, int] = defaultdict(int)
+        tokens = Tokens()
+        for outcome in outcomes:
+            values: dict[str, Any] = {"state": outcome.state, "runner_id": None}
+            if outcome.state is ItemState.PENDING:
+                values |= {
+                    "available_ns": outcome.available_ns,
+                    "failures": items.c.failures + int(outcome.failed),
+                    "partial": outcome.partial or None,
+                }
+            else:
+                values |= {"content": outcome.content, "landed": landed + 1, "ended_ns": now, "partial": None}
+            changed = await connection.execute(update(items).where(_held(runner_id, outcome.lease)).values(values))
+            if not changed.rowcount:
+                lost.add(outcome.lease)
+                continue
+            moved[outcome.state] += 1
+            tokens += outcome.tokens
+            landed += outcome.state.ended
+        counts: dict[str, Any] = {
+            state.name.lower(): jobs.c[state.name.lower()] + count for state, count in moved.items()
+        }
+        counts |= {
+            "running": jobs.c.running - sum(moved.values()),
+            "landed": landed,
+            "prompt_tokens": jobs.c.prompt_tokens + tokens.prompt,
+            "output_tokens": jobs.c.output_tokens + tokens.output,
+            "cached_prompt_tokens": jobs.c.cached_prompt_tokens + tokens.cached_prompt,
+            "reasoning_tokens": jobs.c.reasoning_tokens + tokens.reasoning,
+        }
+        await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
+        await settle(connection, job_id, now)
+        return lost
+
+    async def _give_back(self) -> None:
+        """Let items wait again whose runners are not alive."""
+        alive = exists().where(runners.c.id == items.c.runner_id, runners.c.expires_ns >= self._clock())
+        orphaned = and_(items.c.runner_id.is_not(None), ~alive)
+        async with self._database.read() as connection:
+            job_ids = (await connection.execute(select(items.c.job_id).where(orphaned).distinct())).scalars().all()
+        for job_id in job_ids:
+            async with self._database.write() as connection:
+                try:
+                    await lock(connection, None, job_id)
+                except JobNotFound:
+                    continue
+                freed = {"state": ItemState.PENDING, "runner_id": None, "available_ns": 0}
+                held = and_(items.c.job_id == job_id, orphaned)
+                count = (await connection.execute(update(items).where(held).values(freed))).rowcount
+                counts = {"running": jobs.c.running - count, "pending": jobs.c.pending + count}
+                await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
+
+    async def _expire(self, job_id: str, now: int) -> None:
+        async with self._database.write() as connection:
+            try:
+                job = await lock(connection, None, job_id)
+            except JobNotFound:
+                return
+            if not JobState(job["state"]).ended:
+                await end_items(connection, job, ItemState.EXPIRED, now)
+                await settle(connection, job_id, now, JobState.EXPIRED)
+
+
+async def _lease_of(connection: AsyncConnection, job_id: str, runner_id: str, limit: int, now: int) -> list[LeasedItem]:
+    """Take items of one job."""
+    try:
+        job = await lock(connection, None, job_id)
+    except JobNotFound:
+        return []
+    waits = and_(items.c.job_id == job_id, items.c.state == ItemState.PENDING, items.c.available_ns <= now)
+    rows = (await connection.execute(select(items).where(waits).order_by(items.c.number).limit(limit))).mappings().all()
+    if not rows:
+        return []
+    chosen = and_(items.c.job_id == job_id, items.c.number.in_([row["number"] for row in rows]))
+    begun = {"state": ItemState.RUNNING, "runner_id": runner_id, "attempts": items.c.attempts + 1}
+    await connection.execute(update(items).where(chosen).values(begun))
+    counts = {"pending": jobs.c.pending - len(rows), "running": jobs.c.running + len(rows), "leased_ns": now}
+    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
+    return [
+        LeasedItem(
+            lease=Lease(job_id, row["number"], row["attempts"] + 1),
+            id=row["item_id"],
+            tenant=job["tenant"],
+            spec=bytes(row["spec"]),
+            partial=bytes(row["partial"] or b""),
+            failures=row["failures"],
+            max_attempts=job["max_attempts"],
+            priority=job["priority"],
+            expires_ns=job["expires_ns"],
+        )
+        for row in rows
+    ]
+
+
+def _held(runner_id: str, lease: Lease) -> Any:
+    """Match the item of a lease, if the runner still has it."""
+    return and_(
+        items.c.job_id == lease.job_id,
+        items.c.number == lease.number,
+        items.c.attempts == lease.token,
+        items.c.runner_id == runner_id,
+        items.c.state == ItemState.RUNNING,
+    )
+
+
+def _by_job(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    found: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.lease.job_id, []).append(outcome)
+    return found

@@ -1,0 +1,1 @@
+"""The versions of the job store's tables, one step after the other."""

@@ -1,0 +1,108 @@
+import asyncio
+from hashlib import sha256
+
+import pytest
+
+from qwire.batch.database import Database
+from qwire.batch.errors import JobNotEnded, JobNotFound, JobNotOpen, RequestConflict, SealMismatch
+from qwire.batch.item_store import ItemStore
+from qwire.batch.job import ItemState, JobState
+from qwire.batch.store import JobPage, JobStore
+from tests.batch.jobs import HOUR_NS, TENANT, append, check_counters, digest_of, new_items, new_job, sealed_job
+
+
+async def test_the_same_request_creates_one_job(jobs: JobStore) -> None:
+    created = await asyncio.gather(*(jobs.create(TENANT, new_job()) for _ in range(5)))
+    assert len({job.id for job in created}) == 1
+    assert created[0].state is JobState.OPEN
+    assert created[0].labels == {"team": "red"}
+
+
+async def test_another_request_under_the_same_id_is_refused(jobs: JobStore) -> None:
+    await jobs.create(TENANT, new_job())
+    with pytest.raises(RequestConflict):
+        await jobs.create(TENANT, new_job(priority=1))
+
+
+async def test_request_ids_of_two_tenants_have_nothing_in_common(jobs: JobStore) -> None:
+    mine = await jobs.create(TENANT, new_job())
+    theirs = await jobs.create("team-b", new_job())
+    assert mine.id != theirs.id
+    with pytest.raises(JobNotFound):
+        await jobs.get(TENANT, theirs.id)
+    with pytest.raises(JobNotFound):
+        await jobs.cancel(TENANT, theirs.id)
+
+
+async def test_a_seal_names_what_is_there(jobs: JobStore, items: ItemStore) -> None:
+    job = await jobs.create(TENANT, new_job())
+    await append(items, job, 1, "c")
+    await append(items, job, 0, "a", "b")
+    digest = sha256(digest_of(new_items("a", "b")) + digest_of(new_items("c"))).digest()
+    with pytest.raises(SealMismatch) as mismatch:
+        await jobs.seal(TENANT, job.id, 3, None)
+    assert (mismatch.value.chunks, mismatch.value.items, mismatch.value.digest) == (2, 3, digest)
+    with pytest.raises(SealMismatch):
+        await jobs.seal(TENANT, job.id, 2, b"\0" * 32)
+    assert (await jobs.get(TENANT, job.id)).state is JobState.OPEN
+    for _ in range(2):
+        assert (await jobs.seal(TENANT, job.id, 2, digest)).state is JobState.RUNNING
+
+
+async def test_a_gap_between_chunks_cannot_be_sealed(jobs: JobStore, items: ItemStore) -> None:
+    job = await jobs.create(TENANT, new_job())
+    await append(items, job, 0, "a")
+    await append(items, job, 2, "c")
+    with pytest.raises(SealMismatch):
+        await jobs.seal(TENANT, job.id, 2, None)
+
+
+async def test_a_cancelled_job_has_an_outcome_for_every_item(
+    database: Database, jobs: JobStore, items: ItemStore
+) -> None:
+    job = await sealed_job(jobs, items, "a", "b")
+    cancelled = await jobs.cancel(TENANT, job.id)
+    assert cancelled.state is JobState.CANCELLED
+    assert cancelled.counts[ItemState.CANCELLED] == 2
+    assert await jobs.cancel(TENANT, job.id) == cancelled
+    await check_counters(database)
+
+
+async def test_an_open_job_that_was_cancelled_cannot_be_sealed(jobs: JobStore, items: ItemStore) -> None:
+    job = await jobs.create(TENANT, new_job())
+    await append(items, job, 0, "a")
+    await jobs.cancel(TENANT, job.id)
+    with pytest.raises(JobNotOpen):
+        await jobs.seal(TENANT, job.id, 1, None)
+
+
+async def test_only_what_has_ended_is_deleted(jobs: JobStore, items: ItemStore) -> None:
+    job = await sealed_job(jobs, items, "a")
+    with pytest.raises(JobNotEnded):
+        await jobs.delete(TENANT, job.id)
+    await jobs.cancel(TENANT, job.id)
+    await jobs.delete("team-b", job.id)
+    assert (await jobs.get(TENANT, job.id)).id == job.id
+    for _ in range(2):
+        await jobs.delete(TENANT, job.id)
+    with pytest.raises(JobNotFound):
+        await items.items(TENANT, job.id, state=None, after=0, limit=1)
+    assert (await jobs.create(TENANT, new_job())).id != job.id
+
+
+async def test_pages_hold_every_job_once(jobs: JobStore) -> None:
+    made = [(await jobs.create(TENANT, new_job(f"r{number}"))).id for number in range(5)]
+    found: list[str] = []
+    page: JobPage | None = None
+    while got := await jobs.jobs(TENANT, state=None, wanted={"team": "red"}, limit=2, after=page):
+        found += [job.id for job in got]
+        page = JobPage(got[-1].created_ns, got[-1].id)
+    assert found == made[::-1]
+    assert await jobs.jobs(TENANT, state=None, wanted={"team": "blue"}, limit=2, after=None) == []
+    assert await jobs.jobs(TENANT, state=JobState.COMPLETED, wanted={}, limit=2, after=None) == []
+    assert await jobs.jobs("team-b", state=None, wanted={}, limit=2, after=None) == []
+
+
+async def test_the_window_begins_with_the_creation(jobs: JobStore) -> None:
+    job = await jobs.create(TENANT, new_job(window_ns=HOUR_NS))
+    assert job.expires_ns == job.created_ns + HOUR_NS
