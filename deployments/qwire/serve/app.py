@@ -11,8 +11,9 @@ from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
 from qwire.serve.autoscaling import ScalingLimits
+from qwire.serve.batch_worker import BatchWorker
 from qwire.serve.config import AppConfig, ModelSettings
-from qwire.serve.environment import cache_dir
+from qwire.serve.environment import cache_dir, state_dir
 from qwire.serve.gateway import Gateway
 from qwire.serve.replica import ModelReplica
 from qwire.serve.router import ReplicaRouter
@@ -36,8 +37,9 @@ def build(config: AppConfig) -> Application:
         config: The whole application; Serve makes it of the file's `args` and refuses unknown keys.
 
     Returns:
-        The gateway deployment, bound to one deployment per model.
+        The gateway deployment, bound to one deployment per model, and to the runners of batch jobs.
     """
+    config = config.with_job_store(state_dir())
     grace_s = config.gateway.server.drain_grace_s + _SHUTDOWN_MARGIN_S
     files = cache_dir(config.cache_dir)
     replicas = {
@@ -57,7 +59,20 @@ def build(config: AppConfig) -> Application:
         # A new one listens before an old one goes. With one per node there is no room for that.
         max_surge_percent=100 if settings.max_replicas_per_node is None else 0,
     )(Gateway)
-    return gateway.bind(config, files, replicas)
+    runners = None
+    if config.gateway.server.batch.store_url:
+        runners = _batch_deployment(config).bind(config, files, replicas)
+    return gateway.bind(config, files, replicas, runners)
+
+
+def _batch_deployment(config: AppConfig) -> serve.Deployment:
+    return serve.deployment(
+        name="batch",
+        num_replicas=config.batch_runners,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=_SHUTDOWN_MARGIN_S,
+        graceful_shutdown_wait_loop_s=0.2,
+    )(BatchWorker)
 
 
 def _replica_deployment(model: ModelSettings, grace_s: float) -> serve.Deployment:

@@ -10,14 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator, with_config
 
 from qwire.engine.config import EngineConfig
 from qwire.models.catalogue import DEFAULT_MODEL_ID
-from qwire.rpc.config import HealthConfig, ServerConfig, TLSConfig
+from qwire.rpc.config import BatchConfig, HealthConfig, ServerConfig, TLSConfig
 from qwire.serve.autoscaling import ScalingLimits
 from qwire.serve.demand import LoadTargets
 from qwire.telemetry.setup import TelemetryConfig
 
 _STRICT = ConfigDict(extra="forbid")
 # The rooms define their own configuration as plain dataclasses; here an unknown key in a file becomes an error.
-for _settings in (EngineConfig, HealthConfig, ServerConfig, TelemetryConfig, TLSConfig):
+for _settings in (BatchConfig, EngineConfig, HealthConfig, ServerConfig, TelemetryConfig, TLSConfig):
     with_config(_STRICT)(_settings)
 
 
@@ -184,8 +184,31 @@ class AppConfig(_Settings):
     """The edge."""
     telemetry: TelemetryConfig = TelemetryConfig()
     """Traces, metrics and logs."""
+    batch_runners: int = Field(default=1, ge=1)
+    """Processes that work on batch jobs, where there is a job store (`gateway.server.batch`)."""
     cache_dir: Path | None = None
     """Where model files are kept. Unset = `QWIRE_CACHE`, or `~/.cache/qwire`."""
+
+    def with_job_store(self, state_dir: Path) -> AppConfig:
+        """Return the same with batch jobs in a file of this folder, unless it says where they are."""
+        server = self.gateway.server
+        if server.batch.store_url is not None:
+            return self
+        batch = replace(server.batch, store_url=f"sqlite:///{(state_dir / 'jobs.db').absolute()}")
+        gateway = self.gateway.model_copy(update={"server": replace(server, batch=batch)})
+        return self.model_copy(update={"gateway": gateway})
+
+    @model_validator(mode="after")
+    def _store_is_shared(self) -> Self:
+        store_url, gateway = self.gateway.server.batch.store_url, self.gateway
+        spread = gateway.max_replicas_per_node is not None and gateway.max_replicas > gateway.max_replicas_per_node
+        if spread and (store_url is None or store_url.startswith("sqlite")):
+            msg = (
+                "gateway.server.batch.store_url: a file serves one machine, and gateways are spread over several: it "
+                "must be PostgreSQL, or empty for no batch jobs"
+            )
+            raise ValueError(msg)
+        return self
 
     @model_validator(mode="after")
     def _ids_differ(self) -> Self:

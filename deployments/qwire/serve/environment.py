@@ -21,6 +21,12 @@ def cache_dir(configured: Path | None) -> Path:
     return Path(chosen) if chosen else Path.home() / ".cache" / "qwire"
 
 
+def state_dir() -> Path:
+    """Return where what must not be lost is kept on this machine: `QWIRE_STATE`, else `~/.local/state/qwire`."""
+    chosen = os.environ.get("QWIRE_STATE")  # noqa: TID251 - this is the one place
+    return Path(chosen) if chosen else Path.home() / ".local" / "state" / "qwire"
+
+
 def prepare_ray() -> None:
     """Set Ray's switches that are environment variables only, unless the operator did; call before importing Ray."""
     for name, value in _RAY_DEFAULTS.items():

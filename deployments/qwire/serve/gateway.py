@@ -8,15 +8,11 @@ from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from qwire.models.store import ModelStore
 from qwire.rpc.registry import ModelRegistry
 from qwire.rpc.server import GatewayServer
-from qwire.serve.attach import attach, every_model_serves
-from qwire.serve.config import AppConfig, ModelSettings
-from qwire.serve.handle import ReplicaHandle
-from qwire.serve.model_version import model_version
-from qwire.serve.remote import RemoteEngine
-from qwire.telemetry.failover import FailoverRecorder
+from qwire.serve.attach import every_model_serves
+from qwire.serve.config import AppConfig
+from qwire.serve.remote_models import attach_remote
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import configure
 
@@ -32,30 +28,24 @@ class Gateway:
         config: The whole application.
         cache_dir: Where model files are kept on this machine; the gateway reads tokenizers from it.
         replicas: The deployment of each model, by served id.
+        runners: What works on batch jobs: named here so that it is deployed; None = nothing does.
     """
 
-    async def __init__(self, config: AppConfig, cache_dir: Path, replicas: dict[str, DeploymentHandle[Any]]) -> None:
+    async def __init__(
+        self,
+        config: AppConfig,
+        cache_dir: Path,
+        replicas: dict[str, DeploymentHandle[Any]],
+        runners: DeploymentHandle[Any] | None,  # noqa: ARG002 - see above
+    ) -> None:
         self._telemetry = configure(config.telemetry)
         self._registry = ModelRegistry([model.served_id for model in config.models])
         self._server = GatewayServer(self._registry, config.gateway.server, self._telemetry)
-        store = ModelStore(cache_dir)
-        self._attaching = asyncio.gather(
-            *(self._attach(store, model, replicas[model.served_id]) for model in config.models)
-        )
+        self._attaching = attach_remote(self._registry, config, cache_dir, replicas, self._telemetry)
         await asyncio.wait((self._attaching,), timeout=config.gateway.listen_timeout_s)
         await self.check_health()
         port = await self._server.start()
         log.info("gateway_listening", host=config.gateway.server.host, port=port)
-
-    async def _attach(self, store: ModelStore, model: ModelSettings, replicas: DeploymentHandle[Any]) -> None:
-        checkpoint = await asyncio.to_thread(store.resolve, model.source)
-        engine = RemoteEngine(
-            ReplicaHandle(replicas),
-            model_version(model, checkpoint),
-            model.replicas,
-            FailoverRecorder(self._telemetry, model.served_id),
-        )
-        await attach(self._registry, checkpoint, engine)
 
     async def drain(self) -> None:
         """Refuse new calls, let open streams finish within the grace, stop listening. Idempotent."""

@@ -11,11 +11,12 @@ from qwire.engine.checkpoint_config import UnsupportedCheckpoint
 from qwire.engine.errors import EngineError
 from qwire.engine.protocol import Engine
 from qwire.models.store import ModelStore
+from qwire.rpc.batch_runner import BatchRunner
 from qwire.rpc.registry import ModelRegistry
 from qwire.rpc.server import GatewayServer
 from qwire.serve.attach import attach, every_model_serves
 from qwire.serve.config import AppConfig
-from qwire.serve.environment import cache_dir
+from qwire.serve.environment import cache_dir, state_dir
 from qwire.serve.model_engine import start_engine
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
@@ -30,10 +31,12 @@ class LocalServer:
     telemetry: Telemetry
     server: GatewayServer
     engines: list[Engine]
+    runner: BatchRunner | None = None
 
     @classmethod
     async def start(cls, config: AppConfig) -> Self:
         """Load every model, listen, and attach them."""
+        config = config.with_job_store(state_dir())
         files = cache_dir(config.cache_dir)
         telemetry = configure(config.telemetry)
         registry = ModelRegistry([model.served_id for model in config.models])
@@ -45,6 +48,9 @@ class LocalServer:
             recorded = RecordedEngine(engine, GenerationRecorder(telemetry, model.served_id, replica="local"))
             local.engines.append(recorded)
             await attach(registry, checkpoint, recorded)
+        if config.gateway.server.batch.store_url:
+            local.runner = BatchRunner(registry, config.gateway.server.batch)
+            await local.runner.start()
         return local
 
     async def serves(self) -> bool:
@@ -53,6 +59,8 @@ class LocalServer:
 
     async def stop(self) -> None:
         """Drain, then close the engines."""
+        if self.runner is not None:
+            await self.runner.close()
         await self.server.drain()
         for engine in self.engines:
             await engine.close()

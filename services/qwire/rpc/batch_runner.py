@@ -27,7 +27,7 @@ class BatchRunner:
     """
 
     def __init__(self, registry: ModelRegistry, config: BatchConfig) -> None:
-        if config.store_url is None:
+        if not config.store_url:
             raise ValueError("batch.store_url is not set; a batch runner needs a job store")
         self._database = Database(config.store_url)
         workshop = BatchWorkshop(registry, HealthMonitor(registry, HealthConfig()))

@@ -80,7 +80,7 @@ class GatewayServer:
         )
         self._database: Database | None = None
         self._jobs: BatchJobService | None = None
-        if config.batch.store_url is not None:
+        if config.batch.store_url:
             database = self._database = Database(config.batch.store_url)
             self._jobs = BatchJobService(registry, JobStore(database), ItemStore(database), config.batch)
         self._add_services(registry)
