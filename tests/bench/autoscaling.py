@@ -4,7 +4,7 @@
     python -m tests.bench.autoscaling --trace arrivals.csv   # a recorded one: arrival_s,prompt_tokens,output_tokens
     python -m tests.bench.autoscaling --real                 # one load on real Ray, and simulated with its speeds
 
-Draws `docs/images/autoscaling-*.png`.
+Draws `docs/images/autoscaling-*.svg`.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def draw(path: Path, groups: Sequence[Sequence[Observed]]) -> None:
         above, below = axes[0][column], axes[1][column]
         for run in group:
             above.step(run.times_s, run.replicas, where="post", label=run.name)
-            below.plot(*zip(*sorted(run.first_tokens), strict=True), ".", label=run.name, alpha=0.7)
+            below.plot(*zip(*sorted(run.first_tokens), strict=True), ".", label=run.name, alpha=0.7, rasterized=True)
         above.set_ylim(bottom=0)
         above.legend()
         below.set_xlabel("seconds")
@@ -95,7 +95,7 @@ def draw(path: Path, groups: Sequence[Sequence[Observed]]) -> None:
     axes[0][0].set_ylabel("replicas that take requests")
     axes[1][0].set_ylabel("time to first token, s")
     path.parent.mkdir(exist_ok=True)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=90, metadata={"Date": None})
     print(f"drawn: {path}")
 
 
@@ -200,7 +200,7 @@ def run_real() -> None:
             cluster.deploy()
             runs = asyncio.run(measure(cluster, config.models[0].replicas))
     print(HEADER, *(run.row() for run in runs), sep="\n")
-    draw(IMAGES / "autoscaling-real.png", [runs])
+    draw(IMAGES / "autoscaling-real.svg", [runs])
 
 
 def run_simulated(trace: Path | None, start_s: float) -> None:
@@ -225,7 +225,7 @@ def run_simulated(trace: Path | None, start_s: float) -> None:
     runs = [simulated(name, load, speed, DEFAULT_SETTINGS, seconds) for name, load in loads.items()]
     print(HEADER, *(run.row() for run in runs), sep="\n")
     name = "simulated" if trace is None else trace.stem
-    draw(IMAGES / f"autoscaling-{name}.png", [[run] for run in runs])
+    draw(IMAGES / f"autoscaling-{name}.svg", [[run] for run in runs])
 
 
 def main() -> None:

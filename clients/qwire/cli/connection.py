@@ -18,7 +18,7 @@ from qwire.client import (
     TLSOptions,
     Unavailable,
 )
-from qwire.client.options import check_timeout
+from qwire.client.timeout import check_timeout
 
 
 def _check_timeout(timeout_s: float | None) -> float | None:

@@ -20,12 +20,13 @@ from qwire.client.channel import DEFAULT_TARGET, open_aio_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
 from qwire.client.model import Adapter, Model, TokenCount
-from qwire.client.options import ClientOptions, deadline
+from qwire.client.options import ClientOptions
 from qwire.client.prompt import Prompt
 from qwire.client.request import batch_items, count_request, generation_spec, stream_request
 from qwire.client.result import Generation
 from qwire.client.resume_point import ResumePoint
 from qwire.client.status import error_from_rpc
+from qwire.client.timeout import deadline
 from qwire.client.tool import Tool
 from qwire.client.tracing import STREAM_GENERATE, trace_call
 from qwire.client.watch import Watch

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
+
+from qwire.client.timeout import check_timeout
 
 _TENANT = re.compile(r"[A-Za-z0-9._:@/-]{1,64}")
 _METADATA_KEY = re.compile(r"(?!grpc-)[a-z0-9_.-]+(?<!-bin)")
@@ -225,27 +226,3 @@ class ClientOptions:
         _require(holds=holds, option="tenant_key", rule="a lower-case metadata key")
         _require(holds=self.max_receive_bytes > 0, option="max_receive_bytes", rule="above 0")
         _require(holds=self.max_send_bytes is None or self.max_send_bytes > 0, option="max_send_bytes", rule="above 0")
-
-
-def check_timeout(timeout_s: float, option: str = "timeout_s") -> float:
-    """Return a timeout, unless no call could have it.
-
-    Raises:
-        ValueError: It is not above 0, or not a number.
-    """
-    _require(holds=not math.isnan(timeout_s) and timeout_s > 0, option=option, rule=f"above 0 seconds, got {timeout_s}")
-    return timeout_s
-
-
-def deadline(timeout_s: float | None, default_s: float = math.inf) -> float | None:
-    """Return the deadline of a call as gRPC takes it: seconds from now, None = none.
-
-    Args:
-        timeout_s: What the caller asks for; None = the default.
-        default_s: The default.
-
-    Raises:
-        ValueError: It is not above 0, or not a number.
-    """
-    chosen_s = check_timeout(default_s if timeout_s is None else timeout_s)
-    return None if math.isinf(chosen_s) else chosen_s

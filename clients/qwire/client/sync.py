@@ -18,7 +18,7 @@ from qwire.client.health import Health, Probe
 from qwire.client.interrupt import interrupt_held
 from qwire.client.jobs import BatchJobs
 from qwire.client.model import Adapter, Model, TokenCount
-from qwire.client.options import ClientOptions, deadline
+from qwire.client.options import ClientOptions
 from qwire.client.prompt import Prompt
 from qwire.client.request import batch_items, count_request, generation_spec, stream_request
 from qwire.client.result import Generation
@@ -26,6 +26,7 @@ from qwire.client.resume_point import ResumePoint
 from qwire.client.resuming_call import ResumingCall
 from qwire.client.status import error_from_rpc
 from qwire.client.stream import BatchStream, GenerationStream, HealthStream, StreamCall
+from qwire.client.timeout import deadline
 from qwire.client.tool import Tool
 from qwire.client.tracing import STREAM_GENERATE, trace_call
 from qwire.client.watch import Watch

@@ -105,7 +105,7 @@ class Scheduler:
 
     def expire(self, now_unix_ns: int) -> list[Sequence]:
         """End every sequence whose deadline has passed, and return them; raise the priority of those that wait long."""
-        late = [sequence for sequence in (*self.waiting, *self.running) if _is_late(sequence, now_unix_ns)]
+        late = [sequence for sequence in (*self.waiting, *self.running) if sequence.is_late(now_unix_ns)]
         for sequence in late:
             self._fail(sequence, DeadlineExceeded())
         for sequence in self._waiting.values():
@@ -248,8 +248,3 @@ class Scheduler:
 
 
 _HIGHEST_LEVEL = 1
-
-
-def _is_late(sequence: Sequence, now_unix_ns: int) -> bool:
-    deadline = sequence.request.envelope.deadline_unix_ns
-    return deadline is not None and deadline <= now_unix_ns

@@ -112,6 +112,11 @@ class Sequence:
         """Output tokens that its limit allows after the next one."""
         return self.limit_tokens - self.total_tokens - 1
 
+    def is_late(self, now_unix_ns: int) -> bool:
+        """Whether its deadline has passed."""
+        deadline = self.request.envelope.deadline_unix_ns
+        return deadline is not None and deadline <= now_unix_ns
+
     @property
     def ended(self) -> bool:
         """Whether nothing is left to do for it."""

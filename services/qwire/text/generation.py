@@ -14,7 +14,7 @@ from qwire.engine.errors import InvalidRequest
 from qwire.engine.request import TokenRequest
 from qwire.text.call_progress import CallFragment
 from qwire.text.event import Delta, EndReason, Finished, ToolCalled, ToolCallFragment
-from qwire.text.output import OutputPiece, OutputText
+from qwire.text.output import OutputPiece, OutputText, closed
 
 _CALL_ID_BYTES = 12
 
@@ -172,7 +172,7 @@ class Generation:
         elif self._output.budget_spent:
             ending = None
         elif ending is not None:
-            pieces = _closed(pieces, self._output.finish(), int(by_token))
+            pieces = closed(pieces, self._output.finish(), int(by_token))
         events = list(self._events(pieces, token_ids, logprobs))
         if ending is not None:
             self._finish(ending)
@@ -232,18 +232,6 @@ class Generation:
             stop_token_id=ending.stop_token_id,
             reasoning_tokens=self._output.reasoning_tokens,
         )
-
-
-def _closed(pieces: list[OutputPiece], rest: OutputPiece, tokens: int) -> list[OutputPiece]:
-    """Return the pieces with the rest of the text, which belongs to the last token, and the tokens that gave none."""
-    if not pieces or pieces[-1].call:
-        return [*pieces, replace(rest, tokens=tokens)]
-    *before, last = pieces
-    if rest.text and last.text and rest.channel != last.channel:
-        return [*pieces, replace(rest, tokens=tokens)]
-    channel = rest.channel if rest.text else last.channel
-    text, fragments = last.text + rest.text, last.fragments + rest.fragments
-    return [*before, replace(last, text=text, tokens=last.tokens + tokens, channel=channel, fragments=fragments)]
 
 
 def answer_id(request_id: str) -> str:

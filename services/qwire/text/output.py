@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwire.text.call_progress import CallFragment
 from qwire.text.call_text import WrittenCall
@@ -196,3 +196,15 @@ def joined(pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
             fragments = last.fragments + piece.fragments
             result[-1] = OutputPiece(text, tokens, piece.stop_string, channel, fragments=fragments)
     return result
+
+
+def closed(pieces: list[OutputPiece], rest: OutputPiece, tokens: int) -> list[OutputPiece]:
+    """Return the pieces with the rest of the text, which belongs to the last token, and the tokens that gave none."""
+    if not pieces or pieces[-1].call:
+        return [*pieces, replace(rest, tokens=tokens)]
+    *before, last = pieces
+    if rest.text and last.text and rest.channel != last.channel:
+        return [*pieces, replace(rest, tokens=tokens)]
+    channel = rest.channel if rest.text else last.channel
+    text, fragments = last.text + rest.text, last.fragments + rest.fragments
+    return [*before, replace(last, text=text, tokens=last.tokens + tokens, channel=channel, fragments=fragments)]

@@ -86,7 +86,7 @@ class ReadAhead:
     ) -> None:
         self._reader.cancel()
         await asyncio.gather(self._reader, return_exceptions=True)
-        self._release()
+        self._release(self.held_bytes)
 
     async def wait(self, timeout_s: float) -> None:
         """Wait until there is something to take, but no longer than this.
@@ -103,7 +103,7 @@ class ReadAhead:
             raise self._failure
 
     async def next(self) -> TokenChunk | None:
-        """Wait for chunks and take all there are; None = there will be no more.
+        """Wait for chunks and take all there are, those that tell of the prompt one by one; None = there are no more.
 
         Raises:
             Exception: What the generation raised, once its chunks are taken.
@@ -113,12 +113,12 @@ class ReadAhead:
             if self._failure is not None:
                 raise self._failure
             return None
-        chunk = _joined(self._held)
-        self._held = []
-        self._release()
-        if not self._over:
+        taken = self._held[:1] if self._held[0].prompt_logprobs else self._held
+        self._held = self._held[len(taken) :]
+        self._release(sum(map(_bytes_of, taken)))
+        if not (self._over or self._held):
             self._ready.clear()
-        return chunk
+        return _joined(taken)
 
     async def _read(self) -> None:
         try:
@@ -135,9 +135,9 @@ class ReadAhead:
             self._over = True
             self._ready.set()
 
-    def _release(self) -> None:
-        held_bytes, self.held_bytes = self.held_bytes, 0
-        self._budget.give_back(held_bytes)
+    def _release(self, taken_bytes: int) -> None:
+        self.held_bytes -= taken_bytes
+        self._budget.give_back(taken_bytes)
 
 
 def _joined(chunks: list[TokenChunk]) -> TokenChunk:
@@ -148,7 +148,6 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
         token_ids=tuple(token_id for chunk in chunks for token_id in chunk.token_ids),
         finish=chunks[-1].finish,
         logprobs=tuple(record for chunk in chunks for record in chunk.logprobs),
-        prompt_logprobs=tuple(record for chunk in chunks for record in chunk.prompt_logprobs),
         timings=next((chunk.timings for chunk in chunks if chunk.timings is not None), None),
     )
 
