@@ -16,13 +16,14 @@ from qwire.client.aio_jobs import AsyncBatchJobs
 from qwire.client.aio_resuming_call import AsyncResumingCall
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchResult
+from qwire.client.batch_request import batch_items
 from qwire.client.channel import DEFAULT_TARGET, open_aio_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
 from qwire.client.model import Adapter, Model, TokenCount
 from qwire.client.options import ClientOptions
 from qwire.client.prompt import Prompt
-from qwire.client.request import batch_items, count_request, generation_spec, stream_request
+from qwire.client.request import count_request, generation_spec, stream_request
 from qwire.client.result import Generation
 from qwire.client.resume_point import ResumePoint
 from qwire.client.status import error_from_rpc

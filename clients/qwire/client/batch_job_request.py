@@ -10,10 +10,11 @@ from hashlib import sha256
 from google.protobuf.duration_pb2 import Duration
 
 from qwire.client.batch_job import ITEM_STATES, JOB_STATES, BatchItemState, BatchJobState, RejectedItem, Upload
+from qwire.client.batch_request import batch_items
 from qwire.client.errors import InvalidRequest
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.prompt import Prompt
-from qwire.client.request import batch_items, priority_of
+from qwire.client.request import priority_of
 from qwire.client.status import error_from_status
 from qwire.v1 import batch_job_pb2 as pb
 from qwire.v1 import batch_pb2

@@ -9,12 +9,12 @@ from google.protobuf.message import Message as ProtoMessage
 
 from qwire.client.conversation import conversation, json_text, tool_of
 from qwire.client.errors import InvalidRequest
-from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
+from qwire.client.generation_options import GenerationOptions, Priority
 from qwire.client.generation_reader import GenerationReader
 from qwire.client.prompt import ChatMessage, Prompt, Role, TextPrompt, TokenPrompt
 from qwire.client.resume_point import ResumePoint
 from qwire.client.tool import Tool
-from qwire.v1 import batch_pb2, generate_pb2, types_pb2
+from qwire.v1 import generate_pb2, types_pb2
 
 _SAMPLING = (
     "temperature",
@@ -118,32 +118,12 @@ def count_request(
     if isinstance(prompt, TokenPrompt):
         raise InvalidRequest.of("input", "a TokenPrompt is counted already: its length is the count")
     request = generate_pb2.CountTokensRequest()
-    _set(request, "", "model", model)
+    set_field(request, "", "model", model)
     _set_prompt(request, prompt, system, "")
     if tools is not None:
         _set_tools(request, tools, "")
     _set_reasoning(request, {"enabled": reasoning}, "")
     return request
-
-
-def batch_items(items: Iterable[Prompt | BatchItem], options: GenerationOptions) -> list[batch_pb2.BatchItem]:
-    """Build the items of a batch.
-
-    Raises:
-        InvalidRequest: As `generation_spec`; or `items` is a single string.
-        TypeError: An option does not exist.
-    """
-    if isinstance(items, str):
-        raise InvalidRequest.of("items", "a sequence of prompts is needed, got one string")
-    built: list[batch_pb2.BatchItem] = []
-    for position, given in enumerate(items):
-        item = given if isinstance(given, BatchItem) else BatchItem(given)
-        path = f"items[{position}]"
-        message = batch_pb2.BatchItem()
-        _set(message, path, "id", item.id or str(position))
-        message.spec.CopyFrom(generation_spec(item.prompt, {**options, **item.options}, f"{path}.spec"))
-        built.append(message)
-    return built
 
 
 def _set_prompt(
@@ -153,10 +133,10 @@ def _set_prompt(
         if system is not None:
             raise InvalidRequest.of(_join(path, "chat"), "system needs a conversation, not a text or token prompt")
         if isinstance(prompt, TextPrompt):
-            _set(target, path, "text", prompt.text)
+            set_field(target, path, "text", prompt.text)
         elif isinstance(target, types_pb2.GenerationSpec):
             target.tokens.SetInParent()
-            _set(target.tokens, _join(path, "tokens"), "ids", prompt.ids)
+            set_field(target.tokens, _join(path, "tokens"), "ids", prompt.ids)
         return
     messages = [] if system is None else [ChatMessage(Role.SYSTEM, system)]
     chat_path = _join(path, "chat.messages")
@@ -165,8 +145,8 @@ def _set_prompt(
     for position, message in enumerate(messages):
         at = f"{chat_path}[{position}]"
         added = target.chat.messages.add(role=_ROLES[message.role])
-        _set(added, at, "text", message.text)
-        _set(added, at, "tool_call_id", message.tool_call_id)
+        set_field(added, at, "text", message.text)
+        set_field(added, at, "tool_call_id", message.tool_call_id)
         for index, call in enumerate(message.tool_calls):
             values = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json}
             _assign(added.tool_calls.add(), f"{at}.tool_calls[{index}]", values)
@@ -181,11 +161,11 @@ def _set_tools(target: _HasTools, tools: object, path: str) -> None:
         at = f"{field}[{position}]"
         tool = tool_of(given, at)
         added = target.tools.tools.add()
-        _set(added, at, "name", tool.name)
-        _set(added, at, "description", tool.description)
+        set_field(added, at, "name", tool.name)
+        set_field(added, at, "description", tool.description)
         if tool.parameters is not None:
             schema = "parameters_json_schema"
-            _set(added, at, schema, json_text(tool.parameters, f"{at}.{schema}"))
+            set_field(added, at, schema, json_text(tool.parameters, f"{at}.{schema}"))
 
 
 def _set_reasoning(target: _HasTools, values: Mapping[str, Any], path: str) -> None:
@@ -210,11 +190,11 @@ def _set_constraint(spec: types_pb2.GenerationSpec, options: Mapping[str, Any], 
     for name, value in given.items():
         if name == "choices":
             spec.constraint.choice.SetInParent()
-            _set(spec.constraint.choice, f"{path}.constraint.choice", name, value)
+            set_field(spec.constraint.choice, f"{path}.constraint.choice", name, value)
         elif name == "json_schema" and isinstance(value, Mapping):
-            _set(spec.constraint, f"{path}.constraint", name, json_text(value, f"{path}.constraint.json_schema"))
+            set_field(spec.constraint, f"{path}.constraint", name, json_text(value, f"{path}.constraint.json_schema"))
         else:
-            _set(spec.constraint, f"{path}.constraint", name, value)
+            set_field(spec.constraint, f"{path}.constraint", name, value)
 
 
 def priority_of(priority: Priority | None, field: str) -> types_pb2.Priority.ValueType:
@@ -233,11 +213,21 @@ def _assign(message: ProtoMessage, path: str, values: Mapping[str, Any]) -> None
     """Set the fields whose value is not None."""
     for name, value in values.items():
         if value is not None:
-            _set(message, path, name, value)
+            set_field(message, path, name, value)
 
 
-def _set(message: ProtoMessage, path: str, name: str, value: Any) -> None:
-    """Set a field, turning protobuf's own complaints into errors that name it."""
+def set_field(message: ProtoMessage, path: str, name: str, value: Any) -> None:
+    """Set a field, turning protobuf's own complaints into errors that name it.
+
+    Args:
+        message: Whose.
+        path: Where the message stands in its request.
+        name: The field.
+        value: What it gets; of a repeated field what is appended.
+
+    Raises:
+        InvalidRequest: It cannot hold that.
+    """
     field = _join(path, name)
     try:
         if not message.DESCRIPTOR.fields_by_name[name].is_repeated:

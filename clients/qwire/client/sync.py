@@ -12,6 +12,7 @@ from weakref import WeakSet
 import grpc
 
 from qwire.client.batch import BatchResult
+from qwire.client.batch_request import batch_items
 from qwire.client.channel import DEFAULT_TARGET, open_channel
 from qwire.client.generation_options import BatchItem, GenerationOptions
 from qwire.client.health import Health, Probe
@@ -20,7 +21,7 @@ from qwire.client.jobs import BatchJobs
 from qwire.client.model import Adapter, Model, TokenCount
 from qwire.client.options import ClientOptions
 from qwire.client.prompt import Prompt
-from qwire.client.request import batch_items, count_request, generation_spec, stream_request
+from qwire.client.request import count_request, generation_spec, stream_request
 from qwire.client.result import Generation
 from qwire.client.resume_point import ResumePoint
 from qwire.client.resuming_call import ResumingCall

@@ -13,13 +13,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import and_, delete, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.database import Database
 from qwire.batch.errors import JobNotFound
 from qwire.batch.item import Checkpoint, Lease, LeasedItem, Outcome
 from qwire.batch.job import ItemState, JobState, Tokens
+from qwire.batch.leasing import lease_of
 from qwire.batch.schema import items, jobs, runners
 from qwire.batch.settle import end_items, lock, settle
 from qwire.batch.store import Clock
@@ -57,7 +58,7 @@ class LeaseStore:
             if len(leased) == limit:
                 break
             async with self._database.write() as connection:
-                leased += await _lease_of(connection, job_id, runner_id, limit - len(leased), now)
+                leased += await lease_of(connection, job_id, runner_id, limit - len(leased), now)
         return leased
 
     async def renew(self, runner_id: str, held: Iterable[Lease]) -> set[Lease]:
@@ -124,12 +125,6 @@ class LeaseStore:
         async with self._database.write() as connection:
             await connection.execute(delete(jobs).where(jobs.c.delete_ns < now))
             await connection.execute(delete(runners).where(runners.c.expires_ns < now))
-
-    async def waiting(self) -> int:
-        """Return how many items wait or run in all jobs: what the number of runners is chosen by."""
-        query = select(func.coalesce(func.sum(jobs.c.pending + jobs.c.running), 0)).where(jobs.c.ended_ns.is_(None))
-        async with self._database.read() as connection:
-            return int((await connection.execute(query)).scalar_one())
 
     async def _sign(self, runner_id: str) -> None:
         expires_ns = self._clock() + self._lease_ns
@@ -215,37 +210,6 @@ class LeaseStore:
             if not JobState(job["state"]).ended:
                 await end_items(connection, job, ItemState.EXPIRED, now)
                 await settle(connection, job_id, now, JobState.EXPIRED)
-
-
-async def _lease_of(connection: AsyncConnection, job_id: str, runner_id: str, limit: int, now: int) -> list[LeasedItem]:
-    """Take items of one job."""
-    try:
-        job = await lock(connection, None, job_id)
-    except JobNotFound:
-        return []
-    waits = and_(items.c.job_id == job_id, items.c.state == ItemState.PENDING, items.c.available_ns <= now)
-    rows = (await connection.execute(select(items).where(waits).order_by(items.c.number).limit(limit))).mappings().all()
-    if not rows:
-        return []
-    chosen = and_(items.c.job_id == job_id, items.c.number.in_([row["number"] for row in rows]))
-    begun = {"state": ItemState.RUNNING, "runner_id": runner_id, "attempts": items.c.attempts + 1}
-    await connection.execute(update(items).where(chosen).values(begun))
-    counts = {"pending": jobs.c.pending - len(rows), "running": jobs.c.running + len(rows), "leased_ns": now}
-    await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
-    return [
-        LeasedItem(
-            lease=Lease(job_id, row["number"], row["attempts"] + 1),
-            id=row["item_id"],
-            tenant=job["tenant"],
-            spec=bytes(row["spec"]),
-            partial=bytes(row["partial"] or b""),
-            failures=row["failures"],
-            max_attempts=job["max_attempts"],
-            priority=job["priority"],
-            expires_ns=job["expires_ns"],
-        )
-        for row in rows
-    ]
 
 
 def _held(runner_id: str, lease: Lease) -> Any:

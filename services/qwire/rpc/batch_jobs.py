@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from hashlib import sha256
 from typing import Any
 
 import grpc.aio
@@ -13,11 +12,12 @@ from typing_extensions import override
 
 from qwire.batch.item import Rejection
 from qwire.batch.item_store import ItemStore
-from qwire.batch.job import ItemState, Job, JobState, NewJob
+from qwire.batch.job import ItemState, Job, JobState
 from qwire.batch.store import JobPage, JobStore
 from qwire.engine.errors import InvalidRequest
 from qwire.rpc.batch_intake import BatchIntake
-from qwire.rpc.batch_job_message import PRIORITIES, append_response, digest_of, item_message, job_message
+from qwire.rpc.batch_job_message import append_response, digest_of, item_message, job_message
+from qwire.rpc.batch_job_request import new_job
 from qwire.rpc.batch_page import page_place, page_size, page_token
 from qwire.rpc.call import CURRENT_CALL
 from qwire.rpc.config import BatchConfig
@@ -25,19 +25,10 @@ from qwire.rpc.errors import Draining
 from qwire.rpc.fields import FieldChecker, require_known
 from qwire.rpc.registry import ModelRegistry
 from qwire.v1 import batch_job_pb2 as pb
-from qwire.v1 import types_pb2
 from qwire.v1.batch_job_pb2_grpc import BatchJobServiceServicer
 
 MAX_CHUNK_ITEMS = 1000
-MAX_REQUEST_ID_CHARACTERS = 64
-MAX_LABELS = 32
-MAX_LABEL_KEY_CHARACTERS = 63
-MAX_LABEL_VALUE_CHARACTERS = 255
-_LEAST_S = 60
-_LONGEST_WINDOW_S = 30 * 24 * 3600
 _DIGEST_BYTES = 32
-_MAX_ATTEMPTS = 20
-_DEFAULT_ATTEMPTS = 5
 _MAX_INDEX = 2**31
 _PAGE_BYTES = 3 * 1024 * 1024
 """Results of one page: gRPC's clients take messages of 4 MiB unless they are told otherwise."""
@@ -72,7 +63,7 @@ class BatchJobService(BatchJobServiceServicer):
     @override
     async def CreateBatchJob(self, request: pb.CreateBatchJobRequest, context: _Context) -> pb.CreateBatchJobResponse:
         """Make an empty job."""
-        job = await self._jobs.create(_tenant(), self._new_job(request))
+        job = await self._jobs.create(_tenant(), new_job(request, self._config))
         return pb.CreateBatchJobResponse(job=job_message(job))
 
     @override
@@ -225,40 +216,6 @@ class BatchJobService(BatchJobServiceServicer):
             await _wait(self._draining, _POLL_S)
         raise Draining
 
-    def _new_job(self, request: pb.CreateBatchJobRequest) -> NewJob:
-        checker = FieldChecker()
-        checker.only_known(request, "")
-        if not 1 <= len(request.request_id) <= MAX_REQUEST_ID_CHARACTERS:
-            checker.refuse("request_id", f"must have 1 to {MAX_REQUEST_ID_CHARACTERS} characters")
-        if len(request.labels) > MAX_LABELS:
-            checker.refuse("labels", f"must have at most {MAX_LABELS} entries")
-        for key, value in request.labels.items():
-            if not 1 <= len(key) <= MAX_LABEL_KEY_CHARACTERS or len(value) > MAX_LABEL_VALUE_CHARACTERS:
-                checker.refuse(
-                    "labels",
-                    f"must have keys of 1 to {MAX_LABEL_KEY_CHARACTERS} characters and values of at most "
-                    f"{MAX_LABEL_VALUE_CHARACTERS}",
-                )
-                break
-        priority = request.priority or types_pb2.PRIORITY_LOW
-        if priority not in PRIORITIES:
-            checker.refuse("priority", "must be one of LOW, NORMAL and HIGH")
-        longest_s = self._config.max_retention_s
-        window_ns = _duration_ns(checker, request, "completion_window", _LONGEST_WINDOW_S)
-        retention_ns = _duration_ns(checker, request, "retention", longest_s)
-        attempts = request.max_attempts if request.HasField("max_attempts") else _DEFAULT_ATTEMPTS
-        checker.in_range("max_attempts", attempts, 1, _MAX_ATTEMPTS)
-        checker.raise_if_any()
-        return NewJob(
-            request_id=request.request_id,
-            request_digest=sha256(request.SerializeToString(deterministic=True)).digest(),
-            labels=dict(request.labels),
-            priority=PRIORITIES[priority],
-            completion_window_ns=window_ns,
-            retention_ns=int(self._config.default_retention_s * 1e9) if retention_ns is None else retention_ns,
-            max_attempts=attempts,
-        )
-
 
 def _tenant() -> str:
     return CURRENT_CALL.get().tenant
@@ -280,15 +237,6 @@ def _item_state(state: int) -> ItemState | None:
     if state not in (0, *ItemState):
         raise InvalidRequest("state", "must be a state of the contract, or unset")
     return ItemState(state) if state else None
-
-
-def _duration_ns(checker: FieldChecker, request: pb.CreateBatchJobRequest, field: str, longest_s: float) -> int | None:
-    if not request.HasField(field):  # pyright: ignore[reportArgumentType] - the caller names one of its durations
-        return None
-    duration = getattr(request, field)
-    seconds = duration.seconds + duration.nanos / 1e9
-    checker.in_range(field, seconds, _LEAST_S, longest_s)
-    return int(duration.seconds) * 10**9 + int(duration.nanos)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
