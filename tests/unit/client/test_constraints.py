@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from qwire.client import Client, GenerationOptions, InvalidRequest
-from qwire.client.request import batch_items, generation_spec
+from qwire.client.batch_request import batch_items
+from qwire.client.request import generation_spec
 from qwire.client.testing import FakeServer
 from qwire.v1 import types_pb2
 

@@ -21,7 +21,8 @@ from qwire.client import (
     TextPrompt,
     TokenPrompt,
 )
-from qwire.client.request import batch_items, count_request, generation_spec
+from qwire.client.batch_request import batch_items
+from qwire.client.request import count_request, generation_spec
 from qwire.client.testing import FakeServer
 from qwire.v1 import generate_pb2, types_pb2
 

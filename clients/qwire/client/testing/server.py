@@ -10,9 +10,11 @@ from typing import Self
 import grpc
 
 from qwire.client.health import ServingState
+from qwire.client.testing.jobs import FakeJobs
 from qwire.client.testing.script import Answer, Failure
 from qwire.client.testing.services import FakeBatch, FakeGenerate, FakeHealth, FakeModels
 from qwire.client.testing.state import RecordedCall, ServerState
+from qwire.v1.batch_job_pb2_grpc import add_BatchJobServiceServicer_to_server
 from qwire.v1.batch_pb2_grpc import add_BatchServiceServicer_to_server
 from qwire.v1.generate_pb2_grpc import add_GenerateServiceServicer_to_server
 from qwire.v1.health_pb2_grpc import add_HealthServiceServicer_to_server
@@ -27,7 +29,7 @@ class FakeServer:
     Args:
         reply: The text of every generation, streamed word by word.
         answers: Instead of `reply`: what the first, second, ... generation answers; the last one holds from there on.
-            Each batch item is a generation.
+            Each batch item is a generation, of a job too.
         models: Ids of the models that it pretends to serve.
         adapters: Ids of the adapters that each of them pretends to have; the answers are the same with every adapter.
         failures: By RPC name: the first calls of that RPC fail, one with each; None lets one pass. `itertools.repeat`
@@ -51,6 +53,7 @@ class FakeServer:
         self._server = grpc.server(ThreadPoolExecutor(_THREADS), options=[("grpc.so_reuseport", 0)])
         add_GenerateServiceServicer_to_server(FakeGenerate(self._state), self._server)
         add_BatchServiceServicer_to_server(FakeBatch(self._state), self._server)
+        add_BatchJobServiceServicer_to_server(FakeJobs(self._state), self._server)
         add_ModelServiceServicer_to_server(FakeModels(self._state), self._server)
         add_HealthServiceServicer_to_server(FakeHealth(self._state), self._server)
         address = f"127.0.0.1:{port}"

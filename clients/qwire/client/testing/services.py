@@ -1,4 +1,4 @@
-"""The four services of a fake server."""
+"""The services of a fake server; `qwire.client.testing.jobs` has one more."""
 
 from __future__ import annotations
 
