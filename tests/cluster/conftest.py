@@ -14,7 +14,7 @@ import pytest
 from qwire.client import AsyncClient
 from qwire.engine.config import EngineConfig
 from qwire.engine.protocol import EngineStats
-from qwire.rpc.config import HealthConfig, ServerConfig
+from qwire.rpc.config import BatchConfig, HealthConfig, ServerConfig
 from qwire.serve.config import AppConfig, GatewaySettings, ModelSettings, ReplicaSettings
 from qwire.serve.environment import prepare_ray
 from qwire.telemetry.setup import TelemetryConfig
@@ -23,6 +23,7 @@ from tests.support.peft_adapter import write_adapter
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 APP = "qwire"
+NO_JOBS = BatchConfig(store_url="")
 FAST = HealthConfig(probe_interval_s=0.5, starting_interval_s=0.1, probe_timeout_s=5.0)
 
 
@@ -137,7 +138,7 @@ def app_config(
             ModelSettings(source=str(folder), id=name, engine=engine, replicas=settings)
             for name, folder in folders.items()
         ),
-        gateway=GatewaySettings(server=ServerConfig(port=free_port(), drain_grace_s=20.0, health=FAST)),
+        gateway=GatewaySettings(server=ServerConfig(port=free_port(), drain_grace_s=20.0, health=FAST, batch=NO_JOBS)),
         telemetry=telemetry or TelemetryConfig(log_level="WARNING"),
     )
 

@@ -190,11 +190,14 @@ class AppConfig(_Settings):
     """Where model files are kept. Unset = `QWIRE_CACHE`, or `~/.cache/qwire`."""
 
     def with_job_store(self, state_dir: Path) -> AppConfig:
-        """Return the same with batch jobs in a file of this folder, unless it says where they are."""
+        """Return the same with batch jobs in a file of this folder, unless it says where they are.
+
+        The file is named after the port: another server on this machine, with other models, has another one.
+        """
         server = self.gateway.server
         if server.batch.store_url is not None:
             return self
-        batch = replace(server.batch, store_url=f"sqlite:///{(state_dir / 'jobs.db').absolute()}")
+        batch = replace(server.batch, store_url=f"sqlite:///{state_dir.absolute()}/jobs-{server.port}.db")
         gateway = self.gateway.model_copy(update={"server": replace(server, batch=batch)})
         return self.model_copy(update={"gateway": gateway})
 

@@ -63,8 +63,8 @@ class BatchConfig:
     Attributes:
         store_url: `sqlite:////folder/jobs.db` or `postgresql://user@host/database`. Empty = there are no batch jobs:
             their service is not there. None = likewise, but where `qwire-serve` or a Serve config file starts the
-            server it is the file `jobs.db` in the state folder of this machine. A file serves the processes of one
-            machine; gateways and runners on several machines need PostgreSQL.
+            server it is the file `jobs-PORT.db` in `QWIRE_STATE`, or `~/.local/state/qwire`. A file serves the
+            processes of one machine; gateways and runners on several machines need PostgreSQL.
         default_retention_s: How long a job is kept after its end where its caller does not say, seconds, >= 60.
         max_retention_s: The longest that a caller may ask for, seconds, >= default_retention_s.
         max_open_s: A job that is not sealed within this time after its creation expires, seconds, >= 60.
