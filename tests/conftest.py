@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 
 from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.models.checkpoint import Checkpoint
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[None]:
+    """No server that a test starts, in a process of its own or in this one, keeps anything where a person's is kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QWIRE_STATE", str(tmp_path_factory.mktemp("state")))
+        yield
 
 
 @pytest.fixture(scope="session")

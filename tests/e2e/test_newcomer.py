@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -126,6 +127,15 @@ def test_it_calls_tools(serving: Serving) -> None:
         assert (call.name, call.arguments) == ("get_weather", {"city": "Berlin"})
         turns = [ChatMessage(Role.USER, "How is it?"), asked.message, ChatMessage.result_of(call, "21 degrees, sunny")]
         assert client.generate(turns, temperature=0, max_output_tokens=20).text
+
+
+def test_a_file_of_prompts_becomes_a_file_of_answers(serving: Serving, tmp_path: Path) -> None:
+    prompts, results = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
+    prompts.write_text("\n".join(f'"What is {n} plus {n}? Answer with a number."' for n in range(2, 5)), encoding="utf-8")
+    told = qwire(serving, "batch", "run", str(prompts), "-o", str(results), "--temperature", "0", "--max-tokens", "16")
+    assert "completed: 3 items: 3 succeeded" in told
+    answers = {int(line["id"]): line["text"] for line in map(json.loads, results.read_text().splitlines())}
+    assert [str(2 * (number + 1)) in answers[number] for number in (1, 2, 3)] == [True, True, True], answers
 
 
 def test_health_and_models_tell_the_truth(serving: Serving) -> None:
