@@ -131,7 +131,9 @@ def test_it_calls_tools(serving: Serving) -> None:
 
 def test_a_file_of_prompts_becomes_a_file_of_answers(serving: Serving, tmp_path: Path) -> None:
     prompts, results = tmp_path / "prompts.jsonl", tmp_path / "results.jsonl"
-    prompts.write_text("\n".join(f'"What is {n} plus {n}? Answer with a number."' for n in range(2, 5)), encoding="utf-8")
+    prompts.write_text(
+        "\n".join(f'"What is {n} plus {n}? Answer with a number."' for n in range(2, 5)), encoding="utf-8"
+    )
     told = qwire(serving, "batch", "run", str(prompts), "-o", str(results), "--temperature", "0", "--max-tokens", "16")
     assert "completed: 3 items: 3 succeeded" in told
     answers = {int(line["id"]): line["text"] for line in map(json.loads, results.read_text().splitlines())}
