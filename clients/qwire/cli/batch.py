@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qwire.cli.batch_progress import JobProgress
-from qwire.cli.connection import SERVER, ModelId, Server, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.result_file import ResultFile
 from qwire.client import BatchJob, BatchJobItem, Client, GenerationOptions, InvalidRequest
 from qwire.client.jsonl import LineFormat, read_items
@@ -47,6 +47,7 @@ def run(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """Run every prompt of a file, and write results as they land.
 
@@ -58,7 +59,7 @@ def run(
         content = file_digest(file, "sha256").digest()
     given = (content, repr(sorted(options.items())).encode(), repr((within, label)).encode())
     request_id = sha256(b"".join(sha256(part).digest() for part in given)).hexdigest()
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         job = client.jobs.create(
             request_id=request_id,
             labels=_labels(label),
@@ -84,10 +85,11 @@ def list_jobs(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """List your jobs, newest first."""
     table = Table("job", "state", "items", "succeeded", "failed", "created", "labels")
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         for job in client.jobs.list(labels=_labels(label)):
             created = f"{job.created:%Y-%m-%d %H:%M}" if job.created else ""
             labels = " ".join(f"{key}={value}" for key, value in job.labels.items())
@@ -105,9 +107,10 @@ def show(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """Show a job as it is now."""
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         _tell(client.jobs.get(job_id))
 
 
@@ -122,9 +125,13 @@ def watch(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """Follow a job to its end, and write results as they land; goes on where the file ends."""
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client, JobProgress() as progress:
+    with (
+        connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client,
+        JobProgress() as progress,
+    ):
         ended = _follow(client, job_id, output, line_format, progress)
     _tell(ended)
 
@@ -138,9 +145,10 @@ def cancel(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """End a job, and everything in it that has no outcome."""
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         _tell(client.jobs.cancel(job_id))
 
 
@@ -153,9 +161,10 @@ def retry(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """Let the items that failed run again."""
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         typer.echo(f"{client.jobs.retry(job_id)} items run again")
 
 
@@ -168,9 +177,10 @@ def delete(
     tls_ca: TlsCa = None,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
+    tenant: Tenant = "",
 ) -> None:
     """Remove a job that has ended, with all its prompts and results."""
-    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
+    with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         client.jobs.delete(job_id)
 
 
