@@ -19,9 +19,11 @@ from qwire.engine.fake import FakeEngine
 from qwire.engine.request import TokenRequest
 from qwire.rpc.batch_runner import BatchRunner
 from qwire.rpc.config import BatchConfig, ServerConfig
+from qwire.rpc.method_rule import RULES
 from qwire.text.processor import TextProcessor
 from qwire.v1 import batch_job_pb2 as pb
 from qwire.v1 import batch_pb2, types_pb2
+from qwire.v1.batch_job_pb2_grpc import BatchJobServiceServicer
 from tests.contract.edge import CALM, Edge, Stubs, card_of, open_edge, served, until
 from tests.contract.failure import Failure
 
@@ -287,6 +289,21 @@ async def test_a_deleted_job_is_gone(stubs: Stubs) -> None:
     await stubs.jobs.DeleteBatchJob(pb.DeleteBatchJobRequest(job_id=job.id))
     await _refused(stubs.jobs.GetBatchJob(pb.GetBatchJobRequest(job_id=job.id)), "JOB_NOT_FOUND")
     await stubs.jobs.DeleteBatchJob(pb.DeleteBatchJobRequest(job_id=job.id))
+
+
+async def test_a_job_belongs_to_the_caller_who_created_it(stubs: Stubs) -> None:
+    mine, theirs = (("x-qwire-tenant", "mine"),), (("x-qwire-tenant", "theirs"),)
+    created = await stubs.jobs.CreateBatchJob(pb.CreateBatchJobRequest(request_id="a"), metadata=mine)
+    assert (
+        await stubs.jobs.GetBatchJob(pb.GetBatchJobRequest(job_id=created.job.id), metadata=mine)
+    ).job == created.job
+    for metadata in (theirs, ()):
+        request = pb.GetBatchJobRequest(job_id=created.job.id)
+        await _refused(stubs.jobs.GetBatchJob(request, metadata=metadata), "JOB_NOT_FOUND")
+        assert not (await stubs.jobs.ListBatchJobs(pb.ListBatchJobsRequest(), metadata=metadata)).jobs
+    every_method = {name for name in dir(BatchJobServiceServicer) if not name.startswith("_")}
+    ruled = {name.rsplit("/", 1)[1] for name, rule in RULES.items() if rule.belongs_to_tenant}
+    assert ruled == every_method
 
 
 async def test_a_server_that_drains_ends_its_watches(edge: Edge, stubs: Stubs) -> None:

@@ -120,7 +120,7 @@ class CallGuard(grpc.aio.ServerInterceptor):
             context.set_trailing_metadata((*context.trailing_metadata(), (GENERATION_ID_KEY, call.generation_id)))
         try:
             self._admit(request, rule)
-            if rule.uses_model:
+            if rule.uses_model or rule.belongs_to_tenant:
                 self._name_tenant(context, call)
             if not rule.uses_model:
                 yield

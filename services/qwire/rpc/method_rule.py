@@ -12,10 +12,13 @@ class MethodRule:
 
     Attributes:
         uses_model: They run a model or its tokenizer: they have a deadline, and are refused while the server drains.
+        belongs_to_tenant: What they ask for belongs to the caller, who may have named itself. Those that use a model are
+            told who calls in any case.
         one_generation: They have exactly one generation, named in the trailer `x-generation-id`.
     """
 
     uses_model: bool = False
+    belongs_to_tenant: bool = False
     one_generation: bool = False
 
 
@@ -29,4 +32,20 @@ RULES: Mapping[str, MethodRule] = {
     "/qwire.v1.BatchService/BatchGenerate": MethodRule(uses_model=True),
     "/qwire.v1.BatchService/StreamBatchGenerate": MethodRule(uses_model=True),
     "/qwire.v1.HealthService/ProbeModel": MethodRule(uses_model=True),
+    **{
+        f"/qwire.v1.BatchJobService/{name}": MethodRule(belongs_to_tenant=True)
+        for name in (
+            "CreateBatchJob",
+            "AppendBatchItems",
+            "SealBatchJob",
+            "GetBatchJob",
+            "ListBatchJobs",
+            "CancelBatchJob",
+            "DeleteBatchJob",
+            "CancelBatchItems",
+            "RetryBatchItems",
+            "ListBatchResults",
+            "WatchBatchJob",
+        )
+    },
 }
