@@ -12,8 +12,8 @@ class MethodRule:
 
     Attributes:
         uses_model: They run a model or its tokenizer: they have a deadline, and are refused while the server drains.
-        belongs_to_tenant: What they ask for belongs to the caller, who may have named itself. Those that use a model are
-            told who calls in any case.
+        belongs_to_tenant: What they ask for belongs to whoever asks, as they name themselves. Those with a model
+            are told who calls, too.
         one_generation: They have exactly one generation, named in the trailer `x-generation-id`.
     """
 
