@@ -1,6 +1,6 @@
 """Bugs that are put into the real code one by one, and the check that has to catch each of them.
 
-    python -m tests.chaos.bugs    # prints the table
+python -m tests.chaos.bugs    # prints the table
 """
 
 from __future__ import annotations
@@ -155,9 +155,7 @@ def _always_ready(judge: Any) -> Any:
 
 
 BUGS = (
-    Bug(
-        "drops the last chunk", "ReadAhead.next", _replaced(ReadAhead, "next", _drop_last), check.stream_is_whole
-    ),
+    Bug("drops the last chunk", "ReadAhead.next", _replaced(ReadAhead, "next", _drop_last), check.stream_is_whole),
     Bug(
         "repeats a chunk after a failover",
         "RemoteEngine, _Received.add",
@@ -178,20 +176,39 @@ BUGS = (
     ),
     Bug("swallows a cancel", "Generator.cancel", _replaced(Generator, "cancel", _say_cancelled), check.cancelled_by_id),
     Bug(
-        "swallows the deadline", "CallGuard._call", _replaced(guard.CallGuard, "_call", _no_deadline), check.ends_at_the_deadline
+        "swallows the deadline",
+        "CallGuard._call",
+        _replaced(guard.CallGuard, "_call", _no_deadline),
+        check.ends_at_the_deadline,
     ),
     Bug(
-        "loses the priority", "Scheduler._order", _replaced(Scheduler, "_order", _level_priorities), check.high_priority_goes_first
+        "loses the priority",
+        "Scheduler._order",
+        _replaced(Scheduler, "_order", _level_priorities),
+        check.high_priority_goes_first,
     ),
-    Bug("buffers without bound", "BufferBudget.take", _replaced(BufferBudget, "take", _never_wait), check.buffer_is_bounded),
     Bug(
-        "settles twice", "BufferBudget.give_back", _replaced(BufferBudget, "give_back", _twice), check.buffer_is_given_back_once
+        "buffers without bound",
+        "BufferBudget.take",
+        _replaced(BufferBudget, "take", _never_wait),
+        check.buffer_is_bounded,
+    ),
+    Bug(
+        "settles twice",
+        "BufferBudget.give_back",
+        _replaced(BufferBudget, "give_back", _twice),
+        check.buffer_is_given_back_once,
     ),
     Bug("tells the wrong code", "the status table, QueueFull", _internal_when_full, check.full_queue_is_told),
     Bug(
-        "ends with OK before the end", "GenerationRun.responses", _replaced(GenerationRun, "responses", _end_early), check.stream_is_whole
+        "ends with OK before the end",
+        "GenerationRun.responses",
+        _replaced(GenerationRun, "responses", _end_early),
+        check.stream_is_whole,
     ),
-    Bug("health lies", "the monitor's judge", _replaced(monitor, "judge", _always_ready), check.ready_only_after_a_token),
+    Bug(
+        "health lies", "the monitor's judge", _replaced(monitor, "judge", _always_ready), check.ready_only_after_a_token
+    ),
 )
 
 
@@ -218,7 +235,9 @@ async def main() -> int:
         for bug in BUGS:
             finding = await caught(bug, processor)
             passed += not finding
-            print(f"| {bug.name} | {bug.where} | `{getattr(bug.check, '__name__', '')}` | {finding or '**not caught**'} |")
+            print(
+                f"| {bug.name} | {bug.where} | `{getattr(bug.check, '__name__', '')}` | {finding or '**not caught**'} |"
+            )
     print(f"\n{len(BUGS) - passed} of {len(BUGS)} caught")
     return 1 if passed else 0
 

@@ -63,7 +63,11 @@ def _same(generation: Generation, undisturbed: Generation) -> None:
 
 async def stream_is_whole(processor: TextProcessor, bug: Bug) -> None:
     """Oracle: a stream on a quiet server."""
-    async with open_edge([await served(processor, FakeEngine(card=card_of(processor)))]) as edge, _clients(edge) as client:
+    engine = FakeEngine(card=card_of(processor), step_s=0.001)
+    async with (
+        open_edge([await served(processor, engine)]) as edge,
+        _clients(edge) as client,
+    ):
         undisturbed = await client.stream(_PROMPT, **_OUTPUT).generation()
         with bug:
             _same(await client.stream(_PROMPT, **_OUTPUT).generation(), undisturbed)
@@ -140,8 +144,10 @@ async def ready_only_after_a_token(processor: TextProcessor, bug: Bug) -> None:
     engine = FakeEngine(card=card_of(processor), fail_after=0)
     with bug:
         async with open_edge([await served(processor, engine)], config=CONFIG) as edge:
-            await until(lambda: len(engine.ended) >= 3 or edge.server.health.status().state == health_pb2.SERVING_STATE_READY)
-            assert edge.server.health.status().state == health_pb2.SERVING_STATE_STARTING
+            await until(
+                lambda: len(engine.ended) >= 3 or edge.server.health.status().state == health_pb2.SERVING_STATE_READY
+            )
+            assert edge.server.health.status().state == health_pb2.SERVING_STATE_STARTING, "READY without a token"
 
 
 async def high_priority_goes_first(processor: TextProcessor, bug: Bug) -> None:
@@ -153,7 +159,8 @@ async def high_priority_goes_first(processor: TextProcessor, bug: Bug) -> None:
             envelope = Envelope(f"request-{number}", priority=priority)
             request = TokenRequest((1, 2, 3), envelope, StopParams(max_output_tokens=4))
             scheduler.add(Sequence(request, frozenset({0}), number, arrived_unix_ns=10 + number))
-        assert [one.request_id for one in scheduler.waiting] == ["request-2", "request-1"]
+        order = [one.request_id for one in scheduler.waiting]
+        assert order == ["request-2", "request-1"], f"the order is {order}"
 
 
 async def buffer_is_bounded(processor: TextProcessor, bug: Bug) -> None:
@@ -164,7 +171,7 @@ async def buffer_is_bounded(processor: TextProcessor, bug: Bug) -> None:
         async with ReadAhead(_endless(processor, 2_000), budget):
             for _ in range(10_000):
                 await asyncio.sleep(0)
-            assert 0 < budget.used_bytes <= limit
+            assert 0 < budget.used_bytes <= limit, f"{budget.used_bytes} bytes held, {limit} allowed"
 
 
 async def buffer_is_given_back_once(processor: TextProcessor, bug: Bug) -> None:
@@ -174,7 +181,7 @@ async def buffer_is_given_back_once(processor: TextProcessor, bug: Bug) -> None:
         async with ReadAhead(_endless(processor, 100), budget) as ahead:
             while await ahead.next() is not None:
                 pass
-        assert budget.used_bytes == 0
+        assert budget.used_bytes == 0, f"{budget.used_bytes} bytes held by nobody"
 
 
 def _endless(processor: TextProcessor, tokens: int) -> Any:
@@ -184,9 +191,6 @@ def _endless(processor: TextProcessor, tokens: int) -> Any:
 
 
 async def _fails(call: Awaitable[object], kind: type[QwireError]) -> QwireError:
-    try:
-        await call
-    except QwireError as error:
-        assert isinstance(error, kind), f"{type(error).__name__} instead of {kind.__name__}"
-        return error
-    raise AssertionError(f"it ended well, not with {kind.__name__}")
+    (error,) = await asyncio.gather(call, return_exceptions=True)
+    assert isinstance(error, kind), f"{type(error).__name__} instead of {kind.__name__}"
+    return error

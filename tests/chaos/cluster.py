@@ -1,4 +1,4 @@
-"""The application on a real Ray of its own: a gateway and two replicas of a tiny model."""
+"""The application on a real Ray of its own, of two nodes: a gateway and two replicas of a tiny model."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.cluster.conftest import Cluster, app_config
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 APP, MODEL, REPLICAS = "chaos", "tiny", 2
+_NODE = {"num_cpus": 2, "include_dashboard": False}
 _WHOLE_S = 300.0
 
 
@@ -26,11 +27,14 @@ class Fleet:
     """What faults strike.
 
     Args:
-        cluster: The application.
+        cluster: The application, deployed or not.
+        nodes: The machines that it runs on; another one than the first is added, to be lost.
     """
 
-    def __init__(self, cluster: Cluster) -> None:
+    def __init__(self, cluster: Cluster, nodes: Any) -> None:
         self.cluster = cluster
+        self._nodes = nodes
+        self._outer = nodes.add_node(**_NODE)
 
     @property
     def replicas(self) -> list[psutil.Process]:
@@ -54,8 +58,23 @@ class Fleet:
             TimeoutError: It does not recover.
         """
         async with asyncio.timeout(_WHOLE_S), AsyncClient(self.cluster.target) as client:
-            while not await self._is_whole(client):
+            while not await self._is_whole(client):  # noqa: ASYNC110 - other processes' state
                 await asyncio.sleep(0.2)
+
+    async def lose_node(self) -> list[psutil.Process]:
+        """Let the second machine die with all that runs on it, and put a new one in its place.
+
+        Returns:
+            The replicas and gateways that died with it.
+        """
+        (raylet,) = self._outer.all_processes["raylet"]
+        served = [*self.replicas, *self.gateways]
+        victims = [one for one in served if one.ppid() == raylet.process.pid]
+        await asyncio.to_thread(self._nodes.remove_node, self._outer, allow_graceful=False)
+        for victim in victims:
+            await process.gone(victim)
+        self._outer = await asyncio.to_thread(self._nodes.add_node, **_NODE)
+        return victims
 
     async def redeploy(self) -> None:
         """Replace every process by one of a new configuration, as an operator's update does."""
@@ -74,7 +93,7 @@ class Fleet:
             stats = await self.cluster.stats(MODEL)
         except QwireError:
             return False
-        except Exception as error:  # noqa: BLE001 - whatever Ray says of a replica that died
+        except Exception as error:
             if isinstance(error, ImportError | AttributeError | TypeError):
                 raise
             return False
@@ -82,22 +101,24 @@ class Fleet:
 
 
 @contextmanager
-def fleet() -> Generator[Fleet]:
+def running() -> Generator[Fleet]:
     """Run the application as long as the context lasts."""
     prepare_ray()
-    import ray  # noqa: PLC0415 - reads its environment when it is imported
+    import ray.cluster_utils  # noqa: PLC0415 - reads its environment when it is imported
     from ray import serve  # noqa: PLC0415 - likewise
 
-    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-    ray.init(address="local", num_cpus=4, **options)
+    nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=_NODE)
     try:
+        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         with tempfile.TemporaryDirectory() as folder:
             weights = write_tiny_checkpoint(Path(folder))
             bounds = {"min_replicas": REPLICAS, "max_replicas": REPLICAS, "stream_interval_s": 0.02}
             cluster = Cluster(app_config({MODEL: weights}, **bounds), app=APP)
+            fleet = Fleet(cluster, nodes)
             cluster.deploy()
-            yield Fleet(cluster)
+            yield fleet
             serve.shutdown()
     finally:
         ray.shutdown()
+        nodes.shutdown()

@@ -47,7 +47,8 @@ class Kill:
         if not victims:
             return ""
         victim = self._choose.choice(victims)
-        return f"process {victim.pid} gone" if await process.kill(victim) else ""
+        await process.kill(victim)
+        return f"process {victim.pid} gone"
 
 
 class Stall:
@@ -93,6 +94,24 @@ class Cut:
         return f"{cut} connections reset" if cut else ""
 
 
+class NodeLoss:
+    """A machine is lost, with a replica or the gateway on it.
+
+    Args:
+        fleet: Where.
+    """
+
+    name = "node loss"
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    async def strike(self) -> str:
+        """Lose it."""
+        victims = await self._fleet.lose_node()
+        return f"{len(victims)} processes gone with their node" if victims else ""
+
+
 class Deploy:
     """A new configuration is deployed in the middle: every process is replaced.
 
@@ -111,6 +130,6 @@ class Deploy:
         await self._fleet.redeploy()
         await self._fleet.whole()
         async with asyncio.timeout(300):
-            while before & {one.pid for one in (*self._fleet.replicas, *self._fleet.gateways)}:
+            while before & {one.pid for one in (*self._fleet.replicas, *self._fleet.gateways)}:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
         return f"{len(before)} processes replaced"

@@ -12,7 +12,7 @@ _GONE_S = 30.0
 
 
 def find(title: str) -> list[psutil.Process]:
-    """Return the processes whose title begins like this, oldest first; only those that this process is an ancestor of."""
+    """Return the processes under this one whose title begins like this, oldest first."""
     found: list[psutil.Process] = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -21,13 +21,21 @@ def find(title: str) -> list[psutil.Process]:
     return sorted(found, key=lambda process: (process.create_time(), process.pid))
 
 
-async def kill(process: psutil.Process) -> bool:
-    """Kill it as the kernel's memory killer does. Whether it is gone."""
+async def kill(process: psutil.Process) -> None:
+    """Kill it as the kernel's memory killer does, and wait until it is gone."""
     process.send_signal(signal.SIGKILL)
+    await gone(process)
+
+
+async def gone(process: psutil.Process) -> None:
+    """Wait until a process is gone.
+
+    Raises:
+        TimeoutError: It lives on.
+    """
     async with asyncio.timeout(_GONE_S):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:  # noqa: ASYNC110 - the kernel's state
             await asyncio.sleep(0.01)
-    return True
 
 
 async def freeze(process: psutil.Process, duration_s: float) -> bool:

@@ -36,6 +36,8 @@ class Report:
             for name, number in self.planned.items()
             if fired[name] != number
         ]
+        if not self.planned:
+            problems.append("no fault was planned")
         quiet = [strike.fault for strike in self.strikes if strike.open_streams < self.floor]
         if quiet:
             problems.append(f"under {self.floor} open streams when they struck: {', '.join(quiet)}")

@@ -62,7 +62,7 @@ class Schedule:
             await whole()
             await asyncio.sleep(self._choose.uniform(*self._gap_s))
             patience = time.monotonic() + _TRAFFIC_S
-            while load.open < streams and time.monotonic() < patience:
+            while load.open < streams and time.monotonic() < patience:  # noqa: ASYNC110 - a minute at most
                 await asyncio.sleep(0.05)
             open_streams, began = load.open, time.monotonic()
             evidence = await fault.strike()

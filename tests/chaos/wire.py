@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 
 class Wire:
@@ -22,6 +22,7 @@ class Wire:
         host, _, port = target.rpartition(":")
         self._address = (host, int(port))
         self._open: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[Any]] = set()
         self._is_cut = False
         self.target = ""
 
@@ -35,6 +36,7 @@ class Wire:
     ) -> None:
         self._server.close()
         self._abort()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def cut(self, outage_s: float) -> int:
         """Reset every connection and take none for a while; return how many clients were cut off."""
@@ -51,9 +53,13 @@ class Wire:
         return len(writers) // 2
 
     async def _connect(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        connection = asyncio.current_task()
+        assert connection is not None
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
         try:
             if self._is_cut:
-                raise ConnectionRefusedError  # noqa: TRY301 - as when nobody listens there
+                raise ConnectionRefusedError
             from_server, to_server = await asyncio.open_connection(*self._address)
         except OSError:
             to_client.transport.abort()
