@@ -48,6 +48,7 @@ _ONCE = ClientOptions(retry=None, resume=None)
 _RESUMING = ClientOptions(resume=ResumeOptions(initial_backoff_s=0.02))
 _PROMPT = "the quick brown fox jumps"
 _OUTPUT: GenerationOptions = {"max_output_tokens": 40, "ignore_eos": True}
+_LONG: GenerationOptions = {"max_output_tokens": 200, "ignore_eos": True}
 
 
 @asynccontextmanager
@@ -96,9 +97,9 @@ async def stream_survives_its_connection(processor: TextProcessor, bug: Bug) -> 
     async with open_edge([await served(processor, engine)]) as edge:
         with http2_relay(f"127.0.0.1:{edge.port}", reset) as relay:
             async with AsyncClient(relay.target, _RESUMING) as client:
-                undisturbed = await client.stream(_PROMPT, **_OUTPUT).generation()
+                undisturbed = await client.stream(_PROMPT, **_LONG).generation()
                 with bug:
-                    stream = client.stream(_PROMPT, **_OUTPUT)
+                    stream = client.stream(_PROMPT, **_LONG)
                     for _ in range(10):
                         await anext(stream)
                     relay.cut()
@@ -109,10 +110,10 @@ async def stream_survives_its_connection(processor: TextProcessor, bug: Bug) -> 
 
 async def cancelled_by_id(processor: TextProcessor, bug: Bug) -> None:
     """Contract: a generation that is cancelled by its id ends with CANCELLED, and not otherwise."""
-    engine = FakeEngine(card=card_of(processor), step_s=0.005)
+    engine = FakeEngine(card=card_of(processor), step_s=0.01)
     async with open_edge([await served(processor, engine)], config=CALM) as edge, _clients(edge) as client:
         with bug:
-            stream = client.stream(_PROMPT, max_output_tokens=200, ignore_eos=True)
+            stream = client.stream(_PROMPT, **_LONG)
             await anext(stream)
             await client.cancel(stream.generation_id)
             await _fails(stream.generation(), Cancelled)
@@ -129,11 +130,11 @@ async def ends_at_the_deadline(processor: TextProcessor, bug: Bug) -> None:
 
 async def full_queue_is_told(processor: TextProcessor, bug: Bug) -> None:
     """Contract: beyond the queue's bound a call is refused as overload, with a time to come back."""
-    engine = FakeEngine(card=card_of(processor), step_s=0.005, max_running=1, max_waiting=0)
+    engine = FakeEngine(card=card_of(processor), step_s=0.01, max_running=1, max_waiting=0)
     async with open_edge([await served(processor, engine)], config=CALM) as edge, _clients(edge) as client:
         await until(lambda: engine.ended != [])
         with bug:
-            async with client.stream(_PROMPT, max_output_tokens=200, ignore_eos=True) as stream:
+            async with client.stream(_PROMPT, **_LONG) as stream:
                 await anext(stream)
                 refusal = await _fails(client.generate(_PROMPT, **_OUTPUT), Overloaded)
                 assert refusal.retry_after_s is not None

@@ -113,7 +113,7 @@ def running() -> Generator[Fleet]:
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         with tempfile.TemporaryDirectory() as folder:
             weights = write_tiny_checkpoint(Path(folder))
-            bounds = {"min_replicas": REPLICAS, "max_replicas": REPLICAS, "stream_interval_s": 0.02}
+            bounds: dict[str, Any] = {"min_replicas": REPLICAS, "max_replicas": REPLICAS, "stream_interval_s": 0.02}
             cluster = Cluster(app_config({MODEL: weights}, **bounds), app=APP)
             fleet = Fleet(cluster, nodes)
             cluster.deploy()

@@ -34,16 +34,13 @@ class Ask:
     options: GenerationOptions
 
 
-ASKS = tuple(
-    Ask(prompt, options)
-    for prompt in ("endless", "the quick brown fox", "你好 🙂")
-    for options in (
-        GenerationOptions(**_LONG, temperature=0.0),
-        GenerationOptions(**_LONG, temperature=0.0, repetition_penalty=1.3, frequency_penalty=0.5),
-        GenerationOptions(**_LONG, temperature=1.0, seed=12),
-        GenerationOptions(**_LONG, temperature=2.0, seed=11, top_p=0.95),
-    )
+_OPTIONS: tuple[GenerationOptions, ...] = (
+    {**_LONG, "temperature": 0.0},
+    {**_LONG, "temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
+    {**_LONG, "temperature": 1.0, "seed": 12},
+    {**_LONG, "temperature": 2.0, "seed": 11, "top_p": 0.95},
 )
+ASKS = tuple(Ask(prompt, options) for prompt in ("endless", "the quick brown fox", "你好 🙂") for options in _OPTIONS)
 
 
 @dataclass(slots=True)
