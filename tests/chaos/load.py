@@ -51,7 +51,7 @@ class Tally:
         finished: Ended well, whatever they said.
         resumed: Of those, the ones that the client went on with after a break.
         failures: How each stream that had begun failed.
-        verdicts: What is wrong with those that said something else than undisturbed.
+        verdicts: What is wrong with those that said something else than undisturbed, and what they were asked.
         tokens: Tokens that finished streams brought.
         turned_away: Calls refused before they began, because nobody listened or could answer; they were asked again.
     """
@@ -61,7 +61,7 @@ class Tally:
     tokens: int = 0
     turned_away: int = 0
     failures: list[str] = field(default_factory=list[str])
-    verdicts: list[Verdict] = field(default_factory=list[Verdict])
+    verdicts: list[tuple[Ask, Verdict]] = field(default_factory=list[tuple[Ask, Verdict]])
 
 
 class Load:
@@ -123,7 +123,7 @@ class Load:
         tally.tokens += len(generation.tokens)
         verdict = compare(generation, undisturbed)
         if not verdict.is_equal:
-            tally.verdicts.append(verdict)
+            tally.verdicts.append((ask, verdict))
 
 
 async def undisturbed_answers(target: str) -> list[tuple[Ask, Generation]]:

@@ -44,13 +44,12 @@ class Report:
         if tally.finished < (floor := self.floor * sum(self.planned.values())):
             problems.append(f"{tally.finished} streams finished, {floor} are the floor")
         problems += tally.failures
-        if tally.verdicts:
-            problems.append(f"{len(tally.verdicts)} streams differ from their undisturbed run: {tally.verdicts[0]}")
+        problems += [f"a stream differs from its undisturbed run: {ask}, {verdict}" for ask, verdict in tally.verdicts]
         return problems
 
     def markdown(self) -> str:
         """Return it for people."""
-        tally, verdicts = self.tally, self.tally.verdicts
+        tally, verdicts = self.tally, [verdict for _, verdict in self.tally.verdicts]
         lines = [
             "| fault | struck | open streams, least | until whole again, longest |",
             "|---|---|---|---|",

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.chaos.load import Tally
+from tests.chaos.load import ASKS, Tally
 from tests.chaos.oracle import Verdict
 from tests.chaos.report import Report
 from tests.chaos.schedule import Strike
@@ -29,7 +29,7 @@ def test_a_good_run_passes() -> None:
         (replace(GOOD, strikes=(STRIKES[0], replace(STRIKES[1], open_streams=3))), "under 4 open streams"),
         (replace(GOOD, tally=Tally(finished=7)), "7 streams finished, 8 are the floor"),
         (replace(GOOD, tally=Tally(finished=8, failures=["Unavailable: gone"])), "Unavailable: gone"),
-        (replace(GOOD, tally=Tally(finished=8, verdicts=[Verdict(lost_tokens=1)])), "1 streams differ"),
+        (replace(GOOD, tally=Tally(finished=8, verdicts=[(ASKS[0], Verdict(lost_tokens=1))])), "a stream differs"),
         (replace(GOOD, planned={}, strikes=()), "no fault was planned"),
     ],
     ids=["missing", "did not strike", "no traffic", "under the floor", "failed", "differs", "nothing"],
