@@ -36,10 +36,11 @@ def main() -> int:
     parser.add_argument("--deploys", type=int, default=0)
     parser.add_argument("--streams", type=int, default=16, help="open at once")
     parser.add_argument("--floor", type=int, default=4, help="streams to meet, and to finish, per fault")
+    parser.add_argument("--quantization", default="auto", help="of the model, as `engine.quantization`")
     parser.add_argument("--seed", type=int, default=1, help="of the order of faults, the gaps and the requests")
     options = parser.parse_args()
     began = time.monotonic()
-    with running() as chaos:
+    with running(options.quantization) as chaos:
         report = asyncio.run(run(chaos, options))
     print(report.markdown())
     print(f"\nseed {options.seed}, {options.streams} streams, {time.monotonic() - began:.0f} s in all")

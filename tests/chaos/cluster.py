@@ -7,6 +7,7 @@ import logging
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +102,8 @@ class Fleet:
 
 
 @contextmanager
-def running() -> Generator[Fleet]:
-    """Run the application as long as the context lasts."""
+def running(quantization: str) -> Generator[Fleet]:
+    """Run the application as long as the context lasts, its model quantized like this."""
     prepare_ray()
     import ray.cluster_utils  # noqa: PLC0415 - reads its environment when it is imported
     from ray import serve  # noqa: PLC0415 - likewise
@@ -114,7 +115,11 @@ def running() -> Generator[Fleet]:
         with tempfile.TemporaryDirectory() as folder:
             weights = write_tiny_checkpoint(Path(folder))
             bounds: dict[str, Any] = {"min_replicas": REPLICAS, "max_replicas": REPLICAS, "stream_interval_s": 0.02}
-            cluster = Cluster(app_config({MODEL: weights}, **bounds), app=APP)
+            config = app_config({MODEL: weights}, **bounds)
+            (model,) = config.models
+            engine = replace(model.engine, quantization=quantization)
+            models = (model.model_copy(update={"engine": engine}),)
+            cluster = Cluster(config.model_copy(update={"models": models}), app=APP)
             fleet = Fleet(cluster, nodes)
             cluster.deploy()
             yield fleet

@@ -90,7 +90,9 @@ class Cut:
 
     async def strike(self) -> str:
         """Cut it and mend it."""
-        cut = await self._wire.cut(self._outage_s)
+        cut = self._wire.cut()
+        await asyncio.sleep(self._outage_s)
+        self._wire.mend()
         return f"{cut} connections reset" if cut else ""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from types import TracebackType
 from typing import Any, Self
 
@@ -38,18 +40,19 @@ class Wire:
         self._abort()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def cut(self, outage_s: float) -> int:
-        """Reset every connection and take none for a while; return how many clients were cut off."""
+    def cut(self) -> int:
+        """Reset every connection and refuse new ones from now on; return how many clients were cut off."""
         self._is_cut = True
-        cut = self._abort()
-        await asyncio.sleep(outage_s)
+        return self._abort()
+
+    def mend(self) -> None:
+        """Let clients connect again."""
         self._is_cut = False
-        return cut
 
     def _abort(self) -> int:
         writers = tuple(self._open)
         for writer in writers:
-            writer.transport.abort()
+            _reset(writer)
         return len(writers) // 2
 
     async def _connect(self, from_client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
@@ -62,7 +65,7 @@ class Wire:
                 raise ConnectionRefusedError
             from_server, to_server = await asyncio.open_connection(*self._address)
         except OSError:
-            to_client.transport.abort()
+            _reset(to_client)
             return
         writers = {to_client, to_server}
         self._open |= writers
@@ -71,7 +74,14 @@ class Wire:
         finally:
             self._open -= writers
             for writer in writers:
-                writer.transport.abort()
+                _reset(writer)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection as a peer that lost its state does: RST, not FIN."""
+    with contextlib.suppress(OSError):  # it has ended already
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
