@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 from tests.chaos.cluster import Fleet, running
-from tests.chaos.fault import Cut, Deploy, Fault, Kill, NodeLoss, Stall
+from tests.chaos.fault import Cut, Deploy, Fault, Kill, Stall
 from tests.chaos.load import Load, undisturbed_answers
 from tests.chaos.report import Report
 from tests.chaos.schedule import Schedule, Strike
@@ -30,7 +30,6 @@ def main() -> int:
     parser.add_argument("--replica-kills", type=int, default=20)
     parser.add_argument("--gateway-kills", type=int, default=5)
     parser.add_argument("--controller-kills", type=int, default=0)
-    parser.add_argument("--node-losses", type=int, default=0)
     parser.add_argument("--stalls", type=int, default=0)
     parser.add_argument("--cuts", type=int, default=0)
     parser.add_argument("--deploys", type=int, default=0)
@@ -81,7 +80,6 @@ def _faults(options: argparse.Namespace, chaos: Fleet, wire: Wire) -> list[Fault
         *(Kill("kill of a replica", lambda: chaos.replicas, choose) for _ in range(options.replica_kills)),
         *(Kill("kill of the gateway", lambda: chaos.gateways, choose) for _ in range(options.gateway_kills)),
         *(Kill("kill of the controller", lambda: chaos.controllers, choose) for _ in range(options.controller_kills)),
-        *(NodeLoss(chaos) for _ in range(options.node_losses)),
         *(Stall(chaos, choose) for _ in range(options.stalls)),
         *(Cut(wire) for _ in range(options.cuts)),
         *(Deploy(chaos) for _ in range(options.deploys)),

@@ -1,4 +1,4 @@
-"""The application on a real Ray of its own, of two nodes: a gateway and two replicas of a tiny model."""
+"""The application on a real Ray of its own: a gateway and two replicas of a tiny model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from tests.cluster.conftest import Cluster, app_config
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 APP, MODEL, REPLICAS = "chaos", "tiny", 2
-_NODE = {"num_cpus": 2, "include_dashboard": False}
 _WHOLE_S = 300.0
 
 
@@ -28,14 +27,11 @@ class Fleet:
     """What faults strike.
 
     Args:
-        cluster: The application, deployed or not.
-        nodes: The machines that it runs on; another one than the first is added, to be lost.
+        cluster: The application.
     """
 
-    def __init__(self, cluster: Cluster, nodes: Any) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self._nodes = nodes
-        self._outer = nodes.add_node(**_NODE)
 
     @property
     def replicas(self) -> list[psutil.Process]:
@@ -61,21 +57,6 @@ class Fleet:
         async with asyncio.timeout(_WHOLE_S), AsyncClient(self.cluster.target) as client:
             while not await self._is_whole(client):  # noqa: ASYNC110 - other processes' state
                 await asyncio.sleep(0.2)
-
-    async def lose_node(self) -> list[psutil.Process]:
-        """Let the second machine die with all that runs on it, and put a new one in its place.
-
-        Returns:
-            The replicas and gateways that died with it.
-        """
-        (raylet,) = self._outer.all_processes["raylet"]
-        served = [*self.replicas, *self.gateways]
-        victims = [one for one in served if one.ppid() == raylet.process.pid]
-        await asyncio.to_thread(self._nodes.remove_node, self._outer, allow_graceful=False)
-        for victim in victims:
-            await process.gone(victim)
-        self._outer = await asyncio.to_thread(self._nodes.add_node, **_NODE)
-        return victims
 
     async def redeploy(self) -> None:
         """Replace every process by one of a new configuration, as an operator's update does."""
@@ -105,12 +86,12 @@ class Fleet:
 def running(quantization: str) -> Generator[Fleet]:
     """Run the application as long as the context lasts, its model quantized like this."""
     prepare_ray()
-    import ray.cluster_utils  # noqa: PLC0415 - reads its environment when it is imported
+    import ray  # noqa: PLC0415 - reads its environment when it is imported
     from ray import serve  # noqa: PLC0415 - likewise
 
-    nodes = ray.cluster_utils.Cluster(initialize_head=True, head_node_args=_NODE)
+    options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(address="local", num_cpus=4, **options)
     try:
-        ray.init(address=nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         with tempfile.TemporaryDirectory() as folder:
             weights = write_tiny_checkpoint(Path(folder))
@@ -120,10 +101,8 @@ def running(quantization: str) -> Generator[Fleet]:
             engine = replace(model.engine, quantization=quantization)
             models = (model.model_copy(update={"engine": engine}),)
             cluster = Cluster(config.model_copy(update={"models": models}), app=APP)
-            fleet = Fleet(cluster, nodes)
             cluster.deploy()
-            yield fleet
+            yield Fleet(cluster)
             serve.shutdown()
     finally:
         ray.shutdown()
-        nodes.shutdown()

@@ -96,24 +96,6 @@ class Cut:
         return f"{cut} connections reset" if cut else ""
 
 
-class NodeLoss:
-    """A machine is lost, with a replica or the gateway on it.
-
-    Args:
-        fleet: Where.
-    """
-
-    name = "node loss"
-
-    def __init__(self, fleet: Fleet) -> None:
-        self._fleet = fleet
-
-    async def strike(self) -> str:
-        """Lose it."""
-        victims = await self._fleet.lose_node()
-        return f"{len(victims)} processes gone with their node" if victims else ""
-
-
 class Deploy:
     """A new configuration is deployed in the middle: every process is replaced.
 
