@@ -24,7 +24,7 @@ FAULTS = {
 def test_streams_under_every_fault_say_what_they_say_undisturbed() -> None:
     faults = [argument for fault, number in FAULTS.items() for argument in (f"--{fault}", str(number))]
     # In float32, where rounding is smallest: two tokens that are as good as equal must not decide the outcome.
-    options = "--streams 8 --floor 2 --seed 1 --quantization none".split()
+    options = ["--streams", "8", "--floor", "2", "--seed", "1", "--quantization", "none"]
     command = [sys.executable, "-m", "tests.chaos", *faults, *options]
     # In a process of its own: Ray runs once in a process, and other tests have one that nothing strikes.
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
