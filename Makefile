@@ -23,7 +23,7 @@ DEV    := $(VENV)/.stamp-dev
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv dev model serve test check fmt lint types imports stubs stubs-check proto-check proto-accept \
-        infra-check bench bench-engine eval constraints hooks image deploy clean
+        infra-check bench bench-engine chaos eval constraints hooks image deploy clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ bench: $(DEV) ## Measure the whole path against the same engine in process
 
 bench-engine: $(DEV) ## Measure the engine alone against transformers, vLLM, OpenVINO and llama.cpp
 	$(BIN)/python -m tests.bench.engine $(ARGS)
+
+chaos: $(DEV) ## Kill replicas and gateways under streams, and compare each one with its undisturbed run
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 eval: $(DEV) ## Measure what each quantization costs in quality, against float32; writes docs/quality.md
 	$(BIN)/python -m tests.bench.quality $(ARGS)
