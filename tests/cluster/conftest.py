@@ -77,7 +77,7 @@ def ray_cluster() -> Generator[None]:
     import ray  # noqa: PLC0415 - reads its environment when it is imported
     from ray import serve  # noqa: PLC0415 - likewise
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
     yield
     serve.shutdown()

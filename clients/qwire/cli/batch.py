@@ -28,6 +28,11 @@ OutputFormat = Annotated[LineFormat, typer.Option("--format", help="How results 
 Label = Annotated[list[str] | None, typer.Option(help="key=value to find the job by; may be repeated.")]
 
 
+@app.callback()
+def batch() -> None:
+    """Run many prompts as a job that outlives the command."""
+
+
 @app.command()
 def run(
     prompts: Input,
