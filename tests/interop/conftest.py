@@ -11,6 +11,7 @@ from qwire.text.processor import TextProcessor
 from qwire.text.request import TextPrompt
 from qwire.v1 import health_pb2
 from tests.contract.conftest import processor as processor  # noqa: PLC0414 - a fixture
+from tests.contract.conftest import tokenizer_folder as tokenizer_folder  # noqa: PLC0414 - what it needs
 from tests.contract.edge import card_of, open_edge, served
 
 ANSWER = "Grüße, 世界! <b>two\nlines</b>"
