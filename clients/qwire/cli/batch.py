@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from qwire.cli.batch_progress import JobProgress
 from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Tls, TlsCa, TlsCert, TlsKey, connect
@@ -93,7 +93,7 @@ def list_jobs(
     tenant: Tenant = "",
 ) -> None:
     """List your jobs, newest first."""
-    table = Table("job", "state", "items", "succeeded", "failed", "created", "labels")
+    table = Table(Column("job", no_wrap=True), "state", "items", "succeeded", "failed", "created", "labels")
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         for job in client.jobs.list(labels=_labels(label)):
             created = f"{job.created:%Y-%m-%d %H:%M}" if job.created else ""
