@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, Generator
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import replace
@@ -30,6 +29,7 @@ from qwire.v1 import batch_pb2, types_pb2
 from qwire.v1 import generate_pb2 as pb
 from tests.contract.edge import CONFIG, Stubs, card_of, served
 from tests.contract.traced import CANARY, GENERATE, STREAM, Watch, watched
+from tests.support.absent_collector import absent_collector
 from tests.support.log_lines import collected_log_lines
 from tests.support.otlp_receiver import attributes
 
@@ -230,9 +230,7 @@ async def test_nothing_that_is_said_leaves_by_telemetry(watch: Watch, stubs: Stu
 
 
 async def test_a_server_does_not_notice_that_the_collector_is_away(processor: TextProcessor):
-    with socket.socket() as unused, collected_log_lines():
-        unused.bind(("127.0.0.1", 0))  # bound but not listening
-        endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
+    with absent_collector() as endpoint, collected_log_lines():
         telemetry = configure(TelemetryConfig(otlp_endpoint=endpoint, metric_interval_s=0.05))
         async with open_gateway(telemetry, processor) as stubs:
             requests = [stubs.generate.Generate(pb.GenerateRequest(spec=spec())) for _ in range(50)]

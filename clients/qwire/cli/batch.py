@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 
 from qwire.cli.batch_progress import JobProgress
 from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Tls, TlsCa, TlsCert, TlsKey, connect
+from qwire.cli.output import table_console
 from qwire.cli.result_file import ResultFile
 from qwire.client import BatchJob, BatchJobItem, Client, GenerationOptions, InvalidRequest
 from qwire.client.jsonl import LineFormat, read_items
@@ -93,14 +93,15 @@ def list_jobs(
     tenant: Tenant = "",
 ) -> None:
     """List your jobs, newest first."""
-    table = Table(Column("job", no_wrap=True), "state", "items", "succeeded", "failed", "created", "labels")
+    whole = [Column(heading, no_wrap=True) for heading in ("job", "state")]
+    table = Table(*whole, "items", "succeeded", "failed", "created", "labels")
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key, tenant=tenant) as client:
         for job in client.jobs.list(labels=_labels(label)):
             created = f"{job.created:%Y-%m-%d %H:%M}" if job.created else ""
             labels = " ".join(f"{key}={value}" for key, value in job.labels.items())
             numbers = (str(job.total), str(job.succeeded), str(job.failed))
             table.add_row(job.id, job.state.value, *numbers, created, labels)
-    Console().print(table)
+    table_console().print(table)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from qwire.cli.connection import SERVER, ModelId, Server, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.interrupt import cancelled_by_interrupt
+from qwire.cli.output import table_console
 from qwire.client import Client, Health, HealthCheck, HealthCheckKind, ServingState
 
 _STYLES = {ServingState.READY: "green", ServingState.DEGRADED: "yellow", ServingState.STARTING: "cyan"}
@@ -38,7 +39,7 @@ def health(
 
     Exit codes: 0 = ready (degraded included: it serves), 1 = not ready, not reachable, or a probe failed.
     """
-    console = Console()
+    console = table_console()
     with connect(server, tls=tls, ca=tls_ca, cert=tls_cert, key=tls_key) as client:
         state = client.health(model)
         console.print(_table(state))

@@ -7,11 +7,10 @@ from dataclasses import asdict, fields
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from qwire.cli.connection import SERVER, Server, Tls, TlsCa, TlsCert, TlsKey, connect
-from qwire.cli.output import write_json
+from qwire.cli.output import table_console, write_json
 from qwire.cli.recommend import recommend
 from qwire.client import Adapter, Model, ModelCapabilities, Quantization
 
@@ -35,7 +34,7 @@ def models(
     if as_json:
         write_json([{**asdict(model), "adapters": adapters.get(model.id, ())} for model in served])
     else:
-        Console().print(_table(served, adapters))
+        table_console().print(_table(served, adapters))
 
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, callback=models)

@@ -10,8 +10,10 @@ from enum import Enum
 from typing import Any
 
 import typer
+from rich.console import Console
 
 _KEPT = "\n\t"
+_UNLIMITED = 10_000  # columns: more than a table of ours has
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in _KEPT} | dict.fromkeys(
     range(0x7F, 0xA0), 0xFFFD
 )
@@ -37,6 +39,11 @@ def write_answer(pieces: Iterable[str]) -> None:
 def shown(text: str) -> str:
     """Return a text with pictures of its control characters, for a terminal."""
     return text.translate(_PICTURES)
+
+
+def table_console() -> Console:
+    """Return where tables go: fitted to a terminal; whole where a file or a program reads them."""
+    return Console() if sys.stdout.isatty() else Console(width=_UNLIMITED)
 
 
 def write_json(value: object) -> None:

@@ -7,10 +7,9 @@ from dataclasses import asdict
 from typing import Annotated, TypeVar
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from qwire.cli.output import write_json
+from qwire.cli.output import table_console, write_json
 from qwire.models.recommendation import (
     DEFAULT_CONTEXT_TOKENS,
     DEVICES,
@@ -84,7 +83,7 @@ def _show(found: tuple[Recommendation, ...], concurrency: int) -> None:
             one.license,
             one.why,
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     best = found[0]
     console.print(

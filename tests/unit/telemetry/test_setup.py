@@ -7,6 +7,7 @@ import pytest
 from opentelemetry import metrics, trace
 
 from qwire.telemetry.setup import Telemetry, TelemetryConfig, configure
+from tests.support.absent_collector import absent_collector
 from tests.support.log_lines import collected_log_lines
 from tests.support.otlp_receiver import attributes, otlp_receiver
 
@@ -89,9 +90,8 @@ def test_disabled_telemetry_does_nothing_and_keeps_the_callers_trace():
 
 
 def test_an_absent_collector_delays_a_shutdown_no_longer_than_allowed():
-    with socket.socket() as unused, collected_log_lines() as lines:
-        unused.bind(("127.0.0.1", 0))  # bound but not listening: connections are refused, and nobody else gets the port
-        telemetry = configure(TelemetryConfig(otlp_endpoint=f"http://127.0.0.1:{unused.getsockname()[1]}"))
+    with absent_collector() as endpoint, collected_log_lines() as lines:
+        telemetry = configure(TelemetryConfig(otlp_endpoint=endpoint))
         lines.attach()
         for _ in range(5000):  # more than the queue holds: the rest is dropped, nobody waits
             telemetry.tracer.start_span("s").end()
