@@ -49,7 +49,7 @@ class Bug:
 
 _READ_AHEAD, _RECEIVED = "qwire.text.read_ahead.ReadAhead", "qwire.serve.remote._Received"
 _BUDGET = "qwire.text.read_ahead.BufferBudget"
-_READER, _SCHEDULER = "qwire.client.generation_reader.GenerationReader", "qwire.engine.scheduler.Scheduler"
+_READER, _QUEUE = "qwire.client.generation_reader.GenerationReader", "qwire.engine.waiting_queue.WaitingQueue"
 BUGS = (
     Bug("drops the last chunk", f"{_READ_AHEAD}.next", breakage.drop_last, check.stream_is_whole, "1 lost, 0 repeated"),
     Bug(
@@ -89,7 +89,7 @@ BUGS = (
     ),
     Bug(
         "loses the priority",
-        f"{_SCHEDULER}._order",
+        f"{_QUEUE}.order",
         breakage.level_priorities,
         check.high_priority_goes_first,
         "the order is",

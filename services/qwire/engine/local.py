@@ -18,6 +18,7 @@ from qwire.engine.cache import KVCacheManager
 from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.config import EngineConfig
+from qwire.engine.delivery import Delivery
 from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
@@ -30,7 +31,7 @@ from qwire.engine.runner import ModelRunner
 from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
 from qwire.engine.speculation import load_draft_model, make_drafter
-from qwire.engine.step_loop import Delivery, StepLoop
+from qwire.engine.step_loop import StepLoop
 from qwire.engine.stream import TokenStream
 from qwire.engine.validation import check_request
 from qwire.models.checkpoint import Checkpoint

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwire.engine.attention import RaggedBatch, Segment
+from qwire.engine.attention import Segment
+from qwire.engine.interruption import InterruptibleBatch, Interruption
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import AdapterRows
@@ -36,9 +37,13 @@ class ModelRunner:
     Args:
         loaded: The model.
         pool: Where the keys and values of all sequences are.
+
+    Attributes:
+        interruption: Gives the step up that is under way.
     """
 
     def __init__(self, loaded: LoadedModel, pool: KVPool) -> None:
+        self.interruption = Interruption()
         self._loaded = loaded
         self._pool = pool
         self._logits = torch.empty(0)
@@ -46,7 +51,11 @@ class ModelRunner:
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
-        """Compute a plan that is not empty."""
+        """Compute a plan that is not empty.
+
+        Raises:
+            StepInterrupted: The step was given up; nothing came of it.
+        """
         hidden = self._forward(plan)
         return StepResult(self._draw(plan, hidden), score(self._loaded.decoder, hidden, plan))
 
@@ -99,6 +108,6 @@ class ModelRunner:
         return self._loaded.decoder.hidden(
             torch.tensor(token_ids, device=device),
             torch.tensor(positions, device=device),
-            RaggedBatch(self._pool, segments, self._loaded.lone_attention),
+            InterruptibleBatch(self._pool, segments, self._loaded.lone_attention, self.interruption),
             AdapterRows(((tokens.sequence.adapter, tokens.rows) for tokens in plan.scheduled), device),
         )

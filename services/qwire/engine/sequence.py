@@ -34,9 +34,11 @@ class Sequence:
         scored_tokens: Prompt tokens whose log-probabilities are told, where the request asks; the first one has none.
         cached_prompt_tokens: Prompt tokens that it found in the cache before it computed them the first time.
         queued_unix_ns: When it entered the waiting queue the last time.
-        level: Its priority, which rises while it waits.
+        served_unix_ns: When it was last computed or queued, or one of its priority was computed whose turn was before.
+        level: Its priority, which rises while it is passed over.
         place: Its number among those that were given a place to run, in the order of that; None = it never was.
-        preemptions: How often it lost its keys and values to others, and went back to the queue.
+        preemptions: How often it lost its place or its keys and values to others, and went back to the queue.
+        preempted_tokens: Prompt and output tokens that it had then, the last time.
         drafted_tokens: Tokens that were drafted for it, computed beside its next one.
         accepted_tokens: Those of them that were then drawn.
         scheduled_unix_ns: When its first step began; 0 = it waits.
@@ -57,9 +59,11 @@ class Sequence:
     scored_tokens: int = 1
     cached_prompt_tokens: int = 0
     queued_unix_ns: int = field(init=False)
+    served_unix_ns: int = field(init=False)
     level: int = field(init=False)
     place: int | None = None
     preemptions: int = 0
+    preempted_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     scheduled_unix_ns: int = 0
@@ -70,8 +74,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.output_token_ids = list(self.request.output_token_ids)
-        self.queued_unix_ns = self.arrived_unix_ns
-        self.level = self.request.envelope.priority
+        self.queued_unix_ns = self.served_unix_ns = self.arrived_unix_ns
+        self.level = self.priority
         self.seen = array("q", (*self.request.prompt_token_ids, *self.output_token_ids))
 
     @property
@@ -83,6 +87,16 @@ class Sequence:
     def tenant(self) -> str:
         """Whose it is."""
         return self.request.envelope.tenant
+
+    @property
+    def priority(self) -> int:
+        """What was asked for: higher goes first, 0 is normal."""
+        return self.request.envelope.priority
+
+    @property
+    def is_low(self) -> bool:
+        """Whether it lives on what others leave."""
+        return self.level < 0
 
     @property
     def total_tokens(self) -> int:
@@ -174,7 +188,8 @@ class Sequence:
         """Go back to the queue: everything is computed again, the output like a prompt."""
         self.computed_tokens = 0
         self.preemptions += 1
-        self.queued_unix_ns = now_unix_ns
+        self.preempted_tokens = self.total_tokens
+        self.queued_unix_ns = self.served_unix_ns = now_unix_ns
 
     def append(self, token_id: int, now_unix_ns: int) -> None:
         """Take the next output token, and end with it where it is the last."""

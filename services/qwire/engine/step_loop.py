@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from qwire.engine.admission import Admission
-from qwire.engine.chunk import Finish, TokenLogprobs
 from qwire.engine.config import EngineConfig
+from qwire.engine.delivery import Delivery
 from qwire.engine.drafter import Drafter
 from qwire.engine.errors import EngineError, EngineUnavailable, NumericalError
+from qwire.engine.interruption import StepInterrupted
 from qwire.engine.pace import Pace
 from qwire.engine.runner import ModelRunner, StepResult
 from qwire.engine.sampler import DrawnToken
@@ -24,17 +25,6 @@ from qwire.engine.throughput import DecodeRate
 from qwire.telemetry.logging import get_logger
 
 _logger = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """What a step brought for one generation: more about its prompt, a token, the last one with `finish`, a failure."""
-
-    sequence: Sequence
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
-    token: DrawnToken | None = None
-    finish: Finish | None = None
-    failure: EngineError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +49,8 @@ class StepLoop:
     waits for it longer than microseconds.
 
     A step is planned, drafted for, computed, and then drawn from and booked in rounds: the first one gives each
-    sequence its next token, and each one after it a further token to those whose draft foretold the last one.
+    sequence its next token, and each one after it a further token to those whose draft foretold the last one. A step
+    with low ones in it is given up where something else comes that would begin without them.
 
     Args:
         runner: Computes the steps; only this thread uses it.
@@ -91,6 +82,7 @@ class StepLoop:
         self._changed = threading.Condition()
         self._closing = False
         self._steps = 0
+        self._plan = StepPlan(())
         self._rate = DecodeRate()
         self._pace = Pace(config.max_step_tokens)
         self._admission = Admission(scheduler, self._pace, self._rate, config)
@@ -112,6 +104,8 @@ class StepLoop:
                 raise EngineUnavailable
             self._admission.check(sequence)
             self._scheduler.add(sequence)
+            if self._scheduler.outranks(sequence, self._plan):
+                self._runner.interruption.request()
             self._changed.notify()
 
     def abort(self, request_id: str, failure: EngineError) -> bool:
@@ -172,6 +166,8 @@ class StepLoop:
                     self._deliver([Delivery(sequence, failure=sequence.failure) for sequence in late])
                 plan = self._scheduler.schedule(now)
                 if plan.scheduled:
+                    self._plan = plan
+                    self._runner.interruption.clear()
                     return plan
                 self._changed.wait()
         return None
@@ -181,7 +177,13 @@ class StepLoop:
         decoding = [sequence for sequence in plan.sampled if sequence.first_token_unix_ns]
         had_tokens = _output_tokens(decoding)
         plan = self._with_drafts(plan)
-        result = self._runner.execute(plan)
+        try:
+            result = self._runner.execute(plan)
+        except StepInterrupted:
+            with self._changed:
+                self._steps += 1
+                self._scheduler.abandon(plan)
+            return
         deliveries = self._book_scores(result)
         holding, more = self._book(plan, result.drawn)
         deliveries += more

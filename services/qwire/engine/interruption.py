@@ -1,0 +1,58 @@
+"""Gives a step up that is under way, when something comes that must not wait for its end."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from qwire.engine.attention import LoneAttention, RaggedBatch, Segment
+from qwire.engine.kv_pool import KVPool
+
+
+class StepInterrupted(Exception):
+    """A step was given up. What it wrote into the KV cache lies behind what counts there, and is written again."""
+
+
+class Interruption:
+    """Whether the step under way is to be given up. May be asked for from any thread."""
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    def request(self) -> None:
+        """Have the step given up."""
+        self._requested = True
+
+    def clear(self) -> None:
+        """Begin with another step."""
+        self._requested = False
+
+    def check(self) -> None:
+        """Raise StepInterrupted where the step is to be given up."""
+        if self._requested:
+            raise StepInterrupted
+
+
+class InterruptibleBatch(RaggedBatch):
+    """A batch whose step can be given up before each layer's attention.
+
+    Args:
+        pool: As of `RaggedBatch`.
+        segments: As of `RaggedBatch`.
+        lone: As of `RaggedBatch`.
+        interruption: Asked before each layer.
+    """
+
+    def __init__(
+        self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None, interruption: Interruption
+    ) -> None:
+        super().__init__(pool, segments, lone)
+        self._interruption = interruption
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        """Attend as `RaggedBatch` does.
+
+        Raises:
+            StepInterrupted: The step is to be given up.
+        """
+        self._interruption.check()
+        return super().attend(layer, query, key, value, scaling)
