@@ -10,8 +10,8 @@ from typing import Any
 from qwire.client.generation_reader import GenerationReader
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.errors import QueueFull
-from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
+from qwire.engine.waiting_queue import WaitingQueue
 from qwire.rpc.generation import GenerationRun
 from qwire.text.generator import Generator
 from qwire.text.read_ahead import BufferBudget, ReadAhead
@@ -71,7 +71,7 @@ def no_deadline(call: Any) -> Any:
 
 
 def level_priorities(order: Any) -> Any:
-    def broken(self: Scheduler, sequence: Sequence) -> tuple[int, ...]:
+    def broken(self: WaitingQueue, sequence: Sequence) -> tuple[int, ...]:
         return (0, *order(self, sequence)[1:])
 
     return broken

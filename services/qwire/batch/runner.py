@@ -127,16 +127,18 @@ class JobRunner:
 
     async def _attempt(self, item: LeasedItem, work: Work) -> None:
         try:
-            ended = await work.run()
+            ended = await work.run(self._taken)
         finally:
             del self._running[item.lease]
             self._changed.set()
         if isinstance(ended, Interrupted) and ended.overloaded:
             self._window.shrink()
-        else:
-            self._window.grow()
         self._outcomes.append(_outcome(item, work, ended))
         self._landed.set()
+
+    def _taken(self) -> None:
+        self._window.grow()
+        self._changed.set()
 
     async def _record(self) -> None:
         while True:

@@ -6,8 +6,10 @@ from __future__ import annotations
 class Window:
     """A bound that grows while nothing is refused, and halves when something is.
 
-    It doubles with each round of attempts until the first refusal, then grows by one a round: additive increase and
-    multiplicative decrease, as in TCP (Chiu and Jain 1989), by which runners that share engines come to equal shares.
+    It doubles with each round of attempts that are taken until the first refusal, then grows by one a round: additive
+    increase and multiplicative decrease, as in TCP (Chiu and Jain 1989), by which runners that share engines come to
+    equal shares. An attempt counts when it is taken and not when it ends, so that long items fill engines as fast as
+    short ones.
 
     Args:
         most: It never grows beyond.
@@ -25,7 +27,7 @@ class Window:
         return int(self._size)
 
     def grow(self) -> None:
-        """Take note of an attempt that was not refused."""
+        """Take note of an attempt that was taken."""
         self._accepted += 1
         self._size = min(self._most, self._size + (1 / self._size if self._refused else 1))
 

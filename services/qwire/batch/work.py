@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -44,8 +45,12 @@ class Interrupted:
 class Work(Protocol):
     """One attempt at one item."""
 
-    async def run(self) -> Ended | Interrupted:
-        """Generate; cancelling it ends the generation."""
+    async def run(self, taken: Callable[[], None]) -> Ended | Interrupted:
+        """Generate; cancelling it ends the generation.
+
+        Args:
+            taken: Called once, when a model has taken the item; not where it refuses it.
+        """
         ...
 
     def partial(self) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from hashlib import sha256
 
@@ -73,10 +74,10 @@ class BatchWork:
         self._partial = item.partial
         self._resumable = False
 
-    async def run(self) -> Ended | Interrupted:
+    async def run(self, taken: Callable[[], None]) -> Ended | Interrupted:
         """Generate, and say how it ended."""
         try:
-            generation = await self._generate()
+            generation = await self._generate(taken)
         except Exception as error:  # noqa: BLE001 - an item's failure is its own, and becomes its outcome
             return self._failed(error)
         usage = generation.finished.usage
@@ -90,11 +91,13 @@ class BatchWork:
             self._resumable = False
         return self._partial
 
-    async def _generate(self) -> types_pb2.Generation:
+    async def _generate(self, taken: Callable[[], None]) -> types_pb2.Generation:
         run = GenerationRun(self._spec, "spec", self._call, self._generation_id)
         async with aclosing(run.responses(self._registry, self._monitor, _BUDGET)) as responses:
             async for response in responses:
                 self._builder.add(response)
+                if response.HasField("started"):
+                    taken()
                 # A call comes right before the token that completes it: between the two, the tokens do not tell of it.
                 self._resumable = response.HasField("delta")
         generation = self._builder.generation()

@@ -25,6 +25,7 @@ def make_sequence() -> Callable[..., Sequence]:
         deadline_unix_ns: int | None = None,
         tenant: str = "",
         admitted: bool = False,
+        is_probe: bool = False,
     ) -> Sequence:
         arrival = next(arrivals)
         request = TokenRequest(
@@ -35,6 +36,7 @@ def make_sequence() -> Callable[..., Sequence]:
                 deadline_unix_ns=deadline_unix_ns,
                 tenant=tenant,
                 admitted=admitted,
+                is_probe=is_probe,
             ),
             stop=stop or StopParams(max_output_tokens=4),
             output_token_ids=output_token_ids,

@@ -62,7 +62,7 @@ def test_priority_goes_before_arrival(make_sequence: MakeSequence) -> None:
     for priority in (0, -1, 0, 1):
         subject.add(make_sequence(1, StopParams(max_output_tokens=1), priority=priority))
     order = [shape(step(subject))[0][0] for _ in range(4)]
-    assert order == ["request-0", "request-3", "request-2", "request-1"]
+    assert order == ["request-3", "request-0", "request-2", "request-1"]
 
 
 def test_waiting_raises_the_priority_so_that_low_ones_are_not_put_off_for_ever(make_sequence: MakeSequence) -> None:

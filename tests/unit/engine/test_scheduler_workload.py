@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
+from qwire.engine.priority import gives_way, holds_low_back
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
@@ -90,9 +91,17 @@ class SchedulerWorkload(RuleBasedStateMachine):
         for tokens in plan.scheduled:
             assert tokens.start == tokens.sequence.computed_tokens
             assert tokens.samples == (tokens.start + tokens.length == tokens.sequence.total_tokens)
-        for sequence in self.scheduler.running:
-            if sequence.pending_tokens == 1:
+        running = self.scheduler.running
+        held = any(map(holds_low_back, running))
+        for sequence in running:
+            if sequence.is_low and held:
+                assert sequence not in planned
+            elif sequence.pending_tokens == 1:
                 assert sequence in planned
+        if not all(sequence.is_low for sequence in running):
+            assert sum(tokens.length for tokens in plan.scheduled if tokens.sequence.is_low) <= MAX_RUNNING
+        if self.scheduler.waiting:
+            assert not any(gives_way(sequence, self.scheduler.waiting[0]) for sequence in running)
         rooms = plan.draftable
         assert all(0 < room <= MAX_STEP_TOKENS for room in rooms.values())
         guesses = {sequence: tuple(draft[: rooms[sequence]]) for sequence, draft in zip(rooms, drafts, strict=False)}
@@ -165,6 +174,14 @@ class SchedulerWorkload(RuleBasedStateMachine):
         self.everything_is_in_one_place()
         self.pages_are_in_order()
         self.nobody_waits_without_need()
+
+    @precondition(lambda self: self.plan is not None)
+    @rule()
+    def abandon(self) -> None:
+        """Give the step up, of which nothing is left but what was written where nothing counts."""
+        assert self.plan is not None
+        self.scheduler.abandon(self.plan)
+        self.plan = None
 
     @rule(sequence=consumes(sequences))
     def abort(self, sequence: Sequence) -> None:
