@@ -13,16 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
-import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -30,9 +27,6 @@ import psutil
 from qwire.client import AsyncClient, BatchItem, ClientOptions, Priority
 from qwire.engine.config import EngineConfig
 from qwire.engine.local import LocalEngine
-from qwire.engine.runner import ModelRunner, StepResult
-from qwire.engine.sequence import Sequence
-from qwire.engine.step_plan import StepPlan
 from qwire.models.store import ModelStore
 from qwire.rpc.batch_runner import BatchRunner
 from qwire.rpc.config import BatchConfig
@@ -40,72 +34,15 @@ from qwire.rpc.registry import ServedModel
 from qwire.serve.environment import cache_dir
 from qwire.text.generator import Generator
 from qwire.text.processor import TextProcessor
+from tests.bench.idle_meter import Meter, metered
+from tests.bench.idle_report import Phase, report, tell
 from tests.contract.edge import CALM, Edge, open_edge
+from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
-MOST_TTFT_RATIO, LEAST_SHARE = 1.3, 0.85
 PROMPT_WORDS, OUTPUT_TOKENS = (60, 180), 32
 ITEM_WORDS, ITEM_TOKENS, ITEMS = (20, 60), (48, 144), 1000
-WORDS = "a list of values index key loop return while error file path count sum first last next true none".split()
-
-
-@dataclass(slots=True)
-class Meter:
-    """Counts what steps compute, by who asked for it."""
-
-    computed: Counter[str] = field(default_factory=Counter[str])
-    """Tokens of prompts and answers."""
-    written: Counter[str] = field(default_factory=Counter[str])
-    """Tokens of answers."""
-    preemptions: int = 0
-    _ends: dict[Sequence, int] = field(default_factory=dict[Sequence, int])
-
-    def count(self, plan: StepPlan) -> None:
-        """Count a step that was computed to its end."""
-        self.preemptions += len(plan.preempted)
-        for tokens in plan.scheduled:
-            end = self._ends.get(tokens.sequence, 0)
-            self._ends[tokens.sequence] = max(end, tokens.end)
-            self.computed[tokens.sequence.tenant] += max(0, tokens.end - max(end, tokens.start))
-            self.written[tokens.sequence.tenant] += tokens.samples
-
-
-@contextmanager
-def metered() -> Iterator[Meter]:
-    """Count what the engines of this process compute."""
-    meter, execute = Meter(), ModelRunner.execute
-
-    def counted(runner: ModelRunner, plan: StepPlan) -> StepResult:
-        result = execute(runner, plan)
-        meter.count(plan)
-        return result
-
-    ModelRunner.execute = counted  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        yield meter
-    finally:
-        ModelRunner.execute = execute
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """What some time brought.
-
-    Attributes:
-        ttft_s: Times to first token of the callers.
-        tpot_s: Their means between two tokens.
-        callers: Tokens a second that were computed for them.
-        job: And for the job.
-        callers_written: Output tokens a second of callers.
-        job_written: And of the job.
-    """
-
-    ttft_s: list[float]
-    tpot_s: list[float]
-    callers: float
-    job: float
-    callers_written: float
-    job_written: float
+WORDS = "a list of values index key loop return while error file path count sum first last next true none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,68 +116,17 @@ class Bench:
 
 
 def _words(choose: random.Random, length: tuple[int, int]) -> str:
-    return " ".join(choose.choices(WORDS, k=choose.randint(*length)))
-
-
-def _percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
-
-
-def _spread(values: list[float], digits: int) -> str:
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def _row(name: str, phase: Phase) -> None:
-    times = "| | | "
-    if phase.ttft_s:
-        ttft = [_percentile(phase.ttft_s, share) * 1e3 for share in (0.5, 0.95)]
-        times = f"| {ttft[0]:.0f} | {ttft[1]:.0f} | {statistics.mean(phase.tpot_s) * 1e3:.0f} "
-    print(
-        f"| {name} | {len(phase.ttft_s)} {times}| {phase.callers:.1f} | {phase.job:.1f} | {phase.callers_written:.1f} "
-        f"| {phase.job_written:.1f} | {os.getloadavg()[0]:.1f} |",
-        flush=True,
-    )
-
-
-def report(alone: list[Phase], beside: list[Phase], saturated: list[Phase], preemptions: int) -> bool:
-    """Print what came out, and return whether both bounds hold."""
-    most = statistics.mean(phase.job for phase in saturated)
-    most_written = statistics.mean(phase.job_written for phase in saturated)
-    ttft = {
-        share: [_percentile([s for one in side for s in one.ttft_s], share) for side in (alone, beside)]
-        for share in (0.5, 0.95)
-    }
-    tpot = [statistics.mean(s for one in side for s in one.tpot_s) for side in (alone, beside)]
-    ratio = ttft[0.95][1] / ttft[0.95][0]
-    ratios = [_percentile(b.ttft_s, 0.95) / _percentile(a.ttft_s, 0.95) for a, b in zip(alone, beside, strict=True)]
-    shares = [one.job / (most - one.callers) for one in beside]
-    share = statistics.mean(one.job for one in beside) / (most - statistics.mean(one.callers for one in beside))
-    written = [one.job_written / (most_written - one.callers_written) for one in beside]
-    print(
-        f"\nTTFT p50 {ttft[0.5][0] * 1e3:.0f} ms without, {ttft[0.5][1] * 1e3:.0f} ms with, ratio "
-        f"{ttft[0.5][1] / ttft[0.5][0]:.2f}; time per output token {tpot[0] * 1e3:.0f} and {tpot[1] * 1e3:.0f} ms, all "
-        f"requests; {preemptions} places were given up\n"
-        f"TTFT p95 {ttft[0.95][0] * 1e3:.0f} ms without, {ttft[0.95][1] * 1e3:.0f} ms with, ratio {ratio:.2f}; of pairs "
-        f"{_spread(ratios, 2)}; at most {MOST_TTFT_RATIO}: {_verdict(ratio <= MOST_TTFT_RATIO)}\n"
-        f"saturated {_spread([one.job for one in saturated], 1)} tokens/s; the job beside callers "
-        f"{_spread([one.job for one in beside], 1)}; share of what they leave {share:.3f}, of pairs {_spread(shares, 3)}; "
-        f"at least {LEAST_SHARE}: {_verdict(share >= LEAST_SHARE)}\n"
-        f"by output tokens alone: share {_spread(written, 3)}"
-    )
-    return ratio <= MOST_TTFT_RATIO and share >= LEAST_SHARE
-
-
-def _verdict(holds: bool) -> str:  # noqa: FBT001 - the verdict's own word
-    return "PASS" if holds else "MISS"
+    return " ".join(choose.choices(WORDS.split(), k=choose.randint(*length)))
 
 
 async def main() -> None:
     """Measure and print."""
     arguments = _parse()
-    checkpoint = ModelStore(cache_dir(None)).resolve(MODEL)
-    config = EngineConfig(quantization="q8", max_running=arguments.places)
-    with tempfile.TemporaryDirectory(prefix="qwire-idle-") as folder, metered() as meter:
+    config = EngineConfig(max_running=arguments.places)
+    with tempfile.TemporaryDirectory(prefix="qwire-idle-") as folder, metered(slow=arguments.tiny) as meter:
         batch = BatchConfig(store_url=f"sqlite:///{Path(folder) / 'jobs.db'}")
+        tiny = write_tiny_checkpoint(Path(folder), corpus=" ".join([WORDS] * 9)) if arguments.tiny else None
+        checkpoint = ModelStore(cache_dir(None)).resolve(str(tiny or MODEL))
         engine = await LocalEngine.start(checkpoint, config)
         card = await engine.card()
         model = ServedModel(card, Generator(TextProcessor.from_folder(checkpoint.folder), engine, card), engine)
@@ -251,19 +137,19 @@ async def main() -> None:
         ):
             bench = Bench(edge, engine, batch, meter, caller, owner, arguments.places)
             print(
-                f"{psutil.cpu_count()} CPUs, {MODEL} in q8, {arguments.places} places; {arguments.rate:g} requests/s of "
-                f"{PROMPT_WORDS[0]} to {PROMPT_WORDS[1]} words and {OUTPUT_TOKENS} output tokens; items of "
-                f"{ITEM_WORDS[0]} to {ITEM_WORDS[1]} words and {ITEM_TOKENS[0]} to {ITEM_TOKENS[1]} output tokens; "
-                f"{arguments.seconds:g} s a phase\n\n| phase | requests | TTFT p50, ms | p95, ms | per output token, ms "
-                "| tokens/s of callers | of the job | output tokens/s of callers | of the job | load |\n"
-                "|---|---|---|---|---|---|---|---|---|---|"
+                f"{psutil.cpu_count()} CPUs, {card.model_id} in {card.quantization.method}, {arguments.places} places; "
+                f"{arguments.rate:g} requests/s of {PROMPT_WORDS} words and {OUTPUT_TOKENS} output tokens; items of "
+                f"{ITEM_WORDS} words and {ITEM_TOKENS} output tokens; {arguments.seconds:g} s a phase\n\n"
+                "| phase | requests | TTFT p50, ms | p95, ms | per output token, ms | tokens/s of callers | of the job "
+                "| output tokens/s of callers | of the job | load |\n|---|---|---|---|---|---|---|---|---|---|",
+                flush=True,
             )
             await bench.phase(1, 10.0, arguments.rate, Priority.LOW)  # warm
             saturated, alone, beside = list[Phase](), list[Phase](), list[Phase]()
 
             async def run(into: list[Phase], name: str, seed: int, rate: float, job: Priority | None) -> None:
                 into.append(await bench.phase(seed, arguments.seconds, rate, job))
-                _row(name, into[-1])
+                tell(name, into[-1])
 
             await run(saturated, "saturated", 2, 0.0, Priority.NORMAL)
             before = meter.preemptions
@@ -283,6 +169,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=75.0, help="of a phase")
     parser.add_argument("--pairs", type=int, default=4, help="phases without and with the job")
     parser.add_argument("--rate", type=float, default=0.4, help="requests a second")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model whose layers sleep: for a busy machine")
     parser.add_argument("--places", type=int, default=16, help="generations at once")
     return parser.parse_args()
 

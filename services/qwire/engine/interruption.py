@@ -46,7 +46,7 @@ class InterruptibleBatch(RaggedBatch):
         self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None, interruption: Interruption
     ) -> None:
         super().__init__(pool, segments, lone)
-        self._interruption = interruption
+        self.interruption = interruption
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """Attend as `RaggedBatch` does.
@@ -54,5 +54,5 @@ class InterruptibleBatch(RaggedBatch):
         Raises:
             StepInterrupted: The step is to be given up.
         """
-        self._interruption.check()
+        self.interruption.check()
         return super().attend(layer, query, key, value, scaling)
