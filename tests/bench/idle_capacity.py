@@ -37,12 +37,31 @@ from qwire.text.processor import TextProcessor
 from tests.bench.idle_meter import Meter, metered
 from tests.bench.idle_report import Phase, report, tell
 from tests.contract.edge import CALM, Edge, open_edge
-from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 MODEL = "qwen2.5-coder-0.5b-instruct"
 PROMPT_WORDS, OUTPUT_TOKENS = (60, 180), 32
 ITEM_WORDS, ITEM_TOKENS, ITEMS = (20, 60), (48, 144), 1000
-WORDS = "a list of values index key loop return while error file path count sum first last next true none"
+WORDS = [
+    "a",
+    "list",
+    "of",
+    "values",
+    "index",
+    "key",
+    "loop",
+    "return",
+    "while",
+    "error",
+    "file",
+    "path",
+    "count",
+    "sum",
+    "first",
+    "last",
+    "next",
+    "true",
+    "none",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,17 +135,16 @@ class Bench:
 
 
 def _words(choose: random.Random, length: tuple[int, int]) -> str:
-    return " ".join(choose.choices(WORDS.split(), k=choose.randint(*length)))
+    return " ".join(choose.choices(WORDS, k=choose.randint(*length)))
 
 
 async def main() -> None:
     """Measure and print."""
     arguments = _parse()
-    config = EngineConfig(max_running=arguments.places)
-    with tempfile.TemporaryDirectory(prefix="qwire-idle-") as folder, metered(slow=arguments.tiny) as meter:
+    config = EngineConfig(quantization="q8", max_running=arguments.places)
+    with tempfile.TemporaryDirectory(prefix="qwire-idle-") as folder, metered() as meter:
         batch = BatchConfig(store_url=f"sqlite:///{Path(folder) / 'jobs.db'}")
-        tiny = write_tiny_checkpoint(Path(folder), corpus=" ".join([WORDS] * 9)) if arguments.tiny else None
-        checkpoint = ModelStore(cache_dir(None)).resolve(str(tiny or MODEL))
+        checkpoint = ModelStore(cache_dir(None)).resolve(MODEL)
         engine = await LocalEngine.start(checkpoint, config)
         card = await engine.card()
         model = ServedModel(card, Generator(TextProcessor.from_folder(checkpoint.folder), engine, card), engine)
@@ -169,7 +187,6 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=75.0, help="of a phase")
     parser.add_argument("--pairs", type=int, default=4, help="phases without and with the job")
     parser.add_argument("--rate", type=float, default=0.4, help="requests a second")
-    parser.add_argument("--tiny", action="store_true", help="a tiny model whose layers sleep: for a busy machine")
     parser.add_argument("--places", type=int, default=16, help="generations at once")
     return parser.parse_args()
 

@@ -12,7 +12,7 @@ from qwire.client.tool import Tool
 
 
 class Priority(Enum):
-    """Which generation goes first when the model is busy. A running one is never stopped for another one's sake."""
+    """Which generation goes first when the model is busy. A running one may pause for a higher one."""
 
     LOW = "low"
     NORMAL = "normal"

@@ -69,7 +69,9 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
     PRIORITY_UNSPECIFIED: _Priority.ValueType  # 0
     """As input: normal."""
     PRIORITY_LOW: _Priority.ValueType  # 1
-    """After everything else. Refused with OVERLOADED where half of the waiting queue is taken."""
+    """After everything else, on what other work leaves: it pauses while a prompt of other work is read. Refused with
+    OVERLOADED where half of the waiting queue is taken.
+    """
     PRIORITY_NORMAL: _Priority.ValueType  # 2
     """The usual."""
     PRIORITY_HIGH: _Priority.ValueType  # 3
@@ -77,15 +79,17 @@ class _PriorityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Priority.Val
 
 class Priority(_Priority, metaclass=_PriorityEnumTypeWrapper):
     """Which generation goes first when the model is busy. Neither a running nor a waiting generation is ever ended for
-    another one's sake, but where memory is short a running one may pause for one that goes before it. Within a priority
-    the caller that was given the fewest tokens goes first. Waiting raises the priority step by step, so that nobody
-    waits for ever.
+    another one's sake, but a running one may pause: for one of a higher priority that would have to wait, and where
+    memory is short. It goes on with the same output. Within a priority the caller that was given the fewest tokens goes
+    first. Being passed over raises the priority step by step, so that nobody waits for ever.
     """
 
 PRIORITY_UNSPECIFIED: Priority.ValueType  # 0
 """As input: normal."""
 PRIORITY_LOW: Priority.ValueType  # 1
-"""After everything else. Refused with OVERLOADED where half of the waiting queue is taken."""
+"""After everything else, on what other work leaves: it pauses while a prompt of other work is read. Refused with
+OVERLOADED where half of the waiting queue is taken.
+"""
 PRIORITY_NORMAL: Priority.ValueType  # 2
 """The usual."""
 PRIORITY_HIGH: Priority.ValueType  # 3

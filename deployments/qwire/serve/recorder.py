@@ -30,6 +30,7 @@ class _ClosedEarly:
     cached_prompt_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass(slots=True)

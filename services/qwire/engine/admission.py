@@ -33,6 +33,8 @@ class Admission:
     - The prompt, without what the cache knows of it, at the speed of the fastest full step of the last minute.
     What has not been measured counts as 0.
 
+    Places whose holders would give way to a request count as free for it.
+
     A request that was admitted before, and goes on here or in another generation, is never refused.
 
     Not thread-safe.
@@ -65,10 +67,11 @@ class Admission:
             raise DeadlineExceeded
         if envelope.admitted:
             return
-        can_start = self._scheduler.can_start(sequence)
+        ahead = self._scheduler.count_before(sequence) - self._scheduler.count_giving_way(sequence)
+        can_start = ahead < 0 or self._scheduler.can_start(sequence)
         if not can_start and not self._has_room(sequence):
             raise QueueFull(self._retry_after_s())
-        wait_s = 0.0 if can_start else self._least_wait_s(sequence)
+        wait_s = 0.0 if can_start else self._least_wait_s(ahead + 1)
         rate = self._pace.prefill_tokens_per_s(time.monotonic())
         prefill_s = self._least_prefill_s(sequence, left_s - wait_s, rate)
         if wait_s + prefill_s > left_s:
@@ -103,12 +106,11 @@ class Admission:
         total = places + (reserved if tenants > 1 else 0)
         return waiting.total() < total and waiting[tenant] < math.ceil(places / tenants)
 
-    def _least_wait_s(self, sequence: Sequence) -> float:
+    def _least_wait_s(self, ahead: int) -> float:
         place_s = self._pace.place_s(time.monotonic())
         running = len(self._scheduler.running)
         if place_s is None or running < self._config.max_running:  # else it waits for pages, nobody knows how long
             return 0.0
-        ahead = self._scheduler.count_before(sequence) + 1
         return max(0.0, ahead - 2 * math.sqrt(ahead)) * place_s / running
 
     def _least_prefill_s(self, sequence: Sequence, left_s: float, rate: float | None) -> float:

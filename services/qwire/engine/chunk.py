@@ -48,6 +48,7 @@ class Finish:
         cached_prompt_tokens: Prompt tokens whose computation was reused.
         drafted_tokens: Output tokens that were guessed, and computed before those in front of them were drawn.
         accepted_tokens: Those of them that were then drawn, so that they took no step of their own.
+        preemptions: How often it lost its place or its KV cache to others, and went back to the queue.
     """
 
     reason: FinishReason
@@ -56,6 +57,7 @@ class Finish:
     cached_prompt_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    preemptions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,8 +28,8 @@ class EngineConfig:
         max_running: Generations in prefill or decode at once, at least 1.
         max_waiting: Generations in the queue beside them; more are refused with QueueFull. 0 = no queue. Low priority
             has half of it. A quarter more is there for callers that another one would keep out, and for high priority.
-        priority_aging_s: A generation that has waited this long goes on waiting with the next higher priority, seconds,
-            > 0; so low ones are not put off for ever.
+        priority_aging_s: A generation that is passed over for this long has the next higher priority, seconds, > 0; so
+            low ones are not put off for ever. To wait while earlier ones of its own priority run does not count.
         max_step_tokens: Prompt and output tokens computed in one step, at least `max_running`. Larger steps fill
             prompts faster; smaller ones keep running generations fluent and cancel sooner.
         kv_capacity_tokens: Tokens that the KV cache holds, rounded up to whole pages; None = as many as half of the

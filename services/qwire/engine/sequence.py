@@ -202,7 +202,13 @@ class Sequence:
         timings = Timings(self.arrived_unix_ns, self.scheduled_unix_ns, self.first_token_unix_ns, now_unix_ns)
         stop_token_id = None if reason is FinishReason.LENGTH else token_id
         self.finish = Finish(
-            reason, timings, stop_token_id, self.cached_prompt_tokens, self.drafted_tokens, self.accepted_tokens
+            reason,
+            timings,
+            stop_token_id,
+            self.cached_prompt_tokens,
+            self.drafted_tokens,
+            self.accepted_tokens,
+            self.preemptions,
         )
 
     def _reason(self, token_id: int) -> FinishReason | None:

@@ -99,6 +99,11 @@ class Finish(Protocol):
         """Those of them that were then drawn."""
         ...
 
+    @property
+    def preemptions(self) -> int:
+        """How often it went back to the queue, as others took its place or its KV cache."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class GenerationScope:
@@ -144,6 +149,7 @@ def record_generation_spans(telemetry: Telemetry, envelope: Envelope, finish: Fi
                 names.GEN_AI_USAGE_OUTPUT_TOKENS: scope.output_tokens,
                 names.GEN_AI_RESPONSE_FINISH_REASONS: (str(finish.reason.value),),
                 **_drafts(finish),
+                **({names.PREEMPTIONS: finish.preemptions} if finish.preemptions else {}),
             },
         ),
     )
@@ -216,6 +222,7 @@ def _measures(finish: Finish, scope: GenerationScope) -> GenerationMeasures:
         output_tokens=scope.output_tokens,
         drafted_tokens=finish.drafted_tokens,
         accepted_tokens=finish.accepted_tokens,
+        preemptions=finish.preemptions,
     )
 
 

@@ -28,6 +28,7 @@ class GenerationMeasures:
         output_tokens: Tokens that this replica generated, at least 1.
         drafted_tokens: Tokens that were guessed and computed ahead.
         accepted_tokens: Those of them that were then drawn.
+        preemptions: How often it went back to the queue.
     """
 
     queue_s: float
@@ -37,6 +38,7 @@ class GenerationMeasures:
     output_tokens: int
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    preemptions: int = 0
 
     @property
     def time_per_output_token_s(self) -> float | None:
@@ -96,6 +98,11 @@ class Metrics:
             description="Tokens of a request, by type: input or output.",
             explicit_bucket_boundaries_advisory=list(names.BUCKETS_TOKENS),
         )
+        self.preemptions = meter.create_counter(
+            names.METRIC_PREEMPTIONS,
+            unit="{preemption}",
+            description="Times that requests that succeeded lost their place or KV cache and went back to the queue.",
+        )
         self.draft_tokens = meter.create_counter(
             names.METRIC_DRAFT_TOKENS,
             unit="{token}",
@@ -149,6 +156,8 @@ class Metrics:
         self.request_duration.record(measures.duration_s, attributes, context)
         for token_type, tokens in ((names.INPUT, measures.prompt_tokens), (names.OUTPUT, measures.output_tokens)):
             self.token_usage.record(tokens, {**attributes, names.GEN_AI_TOKEN_TYPE: token_type}, context)
+        if measures.preemptions:
+            self.preemptions.add(measures.preemptions, attributes, context)
         if measures.drafted_tokens:
             rejected = measures.drafted_tokens - measures.accepted_tokens
             for outcome, tokens in ((names.ACCEPTED, measures.accepted_tokens), (names.REJECTED, rejected)):

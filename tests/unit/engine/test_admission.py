@@ -112,6 +112,16 @@ def test_no_queue_is_no_queue(make_sequence: MakeSequence) -> None:
         desk.let_in(make_sequence(priority=1, tenant="b"))
 
 
+def test_places_of_low_ones_are_free_for_others(make_sequence: MakeSequence) -> None:
+    desk = Desk(max_waiting=0)
+    desk.measure(place_s=1000.0)
+    desk.fill([make_sequence(priority=-1) for _ in range(MAX_RUNNING)])
+    for _ in range(MAX_RUNNING):
+        desk.let_in(make_sequence(deadline_unix_ns=in_s(60)))
+    with pytest.raises(QueueFull):
+        desk.let_in(make_sequence())
+
+
 def test_what_goes_on_is_never_refused(busy: Desk, make_sequence: MakeSequence) -> None:
     busy.measure(place_s=1000.0, tokens_per_s=0.001)
     busy.fill([make_sequence() for _ in range(20)])

@@ -86,6 +86,17 @@ def test_drafts_are_told_on_the_decode_span_and_counted_by_what_came_of_them(
     }
 
 
+def test_preemptions_are_told_on_the_decode_span_and_counted(receiver: OtlpReceiver, telemetry: Telemetry):
+    caller = telemetry.tracer.start_span("caller")
+    finish = Finish(FinishReason.LENGTH, TIMINGS, preemptions=2)
+    record_generation_spans(telemetry, envelope_of(caller), finish, SCOPE)
+    assert telemetry.flush()
+    decoded = attributes(receiver.span("decode", Span.SPAN_KIND_INTERNAL).attributes)
+    assert decoded["qwire.preemptions"] == 2
+    (point,) = receiver.counts("qwire.server.preemptions")
+    assert point.as_int == 2
+
+
 def test_without_drafts_nothing_is_told_of_them(receiver: OtlpReceiver, telemetry: Telemetry):
     caller = telemetry.tracer.start_span("caller")
     record_generation_spans(telemetry, envelope_of(caller), FINISH, SCOPE)
