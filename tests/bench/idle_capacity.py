@@ -41,27 +41,7 @@ from tests.contract.edge import CALM, Edge, open_edge
 MODEL = "qwen2.5-coder-0.5b-instruct"
 PROMPT_WORDS, OUTPUT_TOKENS = (60, 180), 32
 ITEM_WORDS, ITEM_TOKENS, ITEMS = (20, 60), (48, 144), 1000
-WORDS = [
-    "a",
-    "list",
-    "of",
-    "values",
-    "index",
-    "key",
-    "loop",
-    "return",
-    "while",
-    "error",
-    "file",
-    "path",
-    "count",
-    "sum",
-    "first",
-    "last",
-    "next",
-    "true",
-    "none",
-]
+WORDS = "a list of values index key loop return while error file path count sum first last next true none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +115,7 @@ class Bench:
 
 
 def _words(choose: random.Random, length: tuple[int, int]) -> str:
-    return " ".join(choose.choices(WORDS, k=choose.randint(*length)))
+    return " ".join(choose.choices(WORDS.split(), k=choose.randint(*length)))
 
 
 async def main() -> None:

@@ -83,7 +83,12 @@ class Arrivals:
 @pytest.mark.parametrize("speculation", ["none", "prompt-lookup"])
 @pytest.mark.parametrize("prefix_reuse", [True, False])
 async def test_output_is_the_same_whatever_arrives_meanwhile(
-    tiny_model: Path, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, speculation: str, *, prefix_reuse: bool
+    tiny_model: Path,
+    start_engine: StartEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    speculation: str,
+    *,
+    prefix_reuse: bool,
 ) -> None:
     arrivals = Arrivals(monkeypatch)
     greedy, seeded = SamplingParams(), SamplingParams(temperature=10.0, top_p=0.9, seed=5, presence_penalty=1.0)

@@ -109,7 +109,7 @@ def test_no_queue_is_no_queue(make_sequence: MakeSequence) -> None:
     assert desk.fill([make_sequence() for _ in range(5)]) == 0
     assert len(desk.scheduler.running) == MAX_RUNNING
     with pytest.raises(QueueFull):
-        desk.let_in(make_sequence(priority=1, tenant="b"))
+        desk.let_in(make_sequence(tenant="b"))
 
 
 def test_places_of_low_ones_are_free_for_others(make_sequence: MakeSequence) -> None:

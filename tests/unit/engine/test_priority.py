@@ -1,4 +1,4 @@
-"""What a higher priority takes from lower ones: places, steps, cache; and what these keep, so that they end all the same."""
+"""What a higher priority takes from lower ones: places, steps, cache; and that these end all the same."""
 
 from __future__ import annotations
 
