@@ -117,7 +117,7 @@ def main() -> None:
     """Simulate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=600.0, help="of a phase")
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.4, help="requests a second")
     arguments = parser.parse_args()
     saturated = [Simulation(1, 0).run(arguments.seconds, 0.0)]
