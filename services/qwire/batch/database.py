@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from qwire.batch.errors import StoreUnavailable
+from qwire.batch.outage import available
 
-_SQLITE_WAIT_S = 30.0
-"""How long a writer of SQLite waits for another one, seconds."""
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+_POSTGRES = {"plan_cache_mode": "force_custom_plan"}
+"""A plan that was made while a table was small would be kept while it grows, and read all of it."""
+_LOOK_S = 0.01
+"""How often a database that is being closed looks whether its connections are back, seconds."""
 
 
 class Database:
@@ -28,12 +31,13 @@ class Database:
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
         connections: The most connections at once.
+        wait_s: How long a transaction waits for its turn, seconds: for a connection, and for another writer of SQLite.
 
     Raises:
         ValueError: The URL names neither of the two.
     """
 
-    def __init__(self, url: str, connections: int = 8) -> None:
+    def __init__(self, url: str, connections: int = 8, wait_s: float = 30.0) -> None:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
         if backend not in _DRIVERS:
@@ -43,12 +47,16 @@ class Database:
             if not parsed.database or parsed.database == ":memory:":
                 raise ValueError("the job store's URL names no file; jobs are to outlive the process")
             Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        self._wait_s = wait_s
+        self._turn = asyncio.Lock()
+        self._closed = False
         self._engine = create_async_engine(
             parsed.set(drivername=_DRIVERS[backend]),
             pool_size=connections,
             max_overflow=0,
+            pool_timeout=wait_s,
             pool_pre_ping=not self.is_sqlite,
-            connect_args={"timeout": _SQLITE_WAIT_S} if self.is_sqlite else {},
+            connect_args={"timeout": wait_s} if self.is_sqlite else {"timeout": wait_s, "server_settings": _POSTGRES},
         )
         if self.is_sqlite:
             _set_up_sqlite(self._engine)
@@ -60,7 +68,7 @@ class Database:
         Raises:
             StoreUnavailable: The database cannot be reached, or is too busy.
         """
-        async with _available(), self._engine.begin() as connection:
+        async with available(), self._writing(), self._open().begin() as connection:
             yield connection
 
     @asynccontextmanager
@@ -70,12 +78,37 @@ class Database:
         Raises:
             StoreUnavailable: The database cannot be reached, or is too busy.
         """
-        async with _available(), self._engine.connect() as connection:
+        async with available(), self._open().connect() as connection:
             yield await connection.execution_options(**self._reading)
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, once transactions that are open have ended; new ones are refused."""
+        self._closed = True
+        pool = cast("QueuePool", self._engine.pool)
+        # Not all of them have somebody who waits: who was cancelled leaves a connection that is still being closed.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._wait_s):
+                while pool.checkedout():  # noqa: ASYNC110 - of the pool there is no event
+                    await asyncio.sleep(_LOOK_S)
         await self._engine.dispose()
+
+    def _open(self) -> AsyncEngine:
+        if self._closed:
+            raise StoreUnavailable
+        return self._engine
+
+    def _writing(self) -> AbstractAsyncContextManager[None]:
+        return self._own_turn() if self.is_sqlite else nullcontext()
+
+    @asynccontextmanager
+    async def _own_turn(self) -> AsyncGenerator[None]:
+        """Let this process's writers of SQLite come one after the other: the file's own lock is polled, ever slower."""
+        async with asyncio.timeout(self._wait_s):
+            await self._turn.acquire()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     @property
     def _reading(self) -> dict[str, Any]:
@@ -99,16 +132,3 @@ def _set_up_sqlite(engine: AsyncEngine) -> None:
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         reading = connection.get_execution_options().get("qwire_reading", False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
-
-
-@asynccontextmanager
-async def _available() -> AsyncGenerator[None]:
-    """Tell a database that is away or overloaded from a mistake of ours."""
-    try:
-        yield
-    except (OSError, PoolTimeout) as error:
-        raise StoreUnavailable from error
-    except DBAPIError as error:
-        if error.connection_invalidated or "locked" in str(error.orig) or "connection" in str(error.orig):
-            raise StoreUnavailable from error
-        raise

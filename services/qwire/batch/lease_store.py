@@ -9,21 +9,22 @@ Signs of life are compared with the clock of whoever looks: clocks may differ by
 from __future__ import annotations
 
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
+from typing import TypeVar
 
 from sqlalchemy import and_, delete, exists, insert, or_, select, update
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.database import Database
 from qwire.batch.errors import JobNotFound
 from qwire.batch.item import Checkpoint, Lease, LeasedItem, Outcome
-from qwire.batch.job import ItemState, JobState, Tokens
+from qwire.batch.job import ItemState, JobState
 from qwire.batch.leasing import lease_of
+from qwire.batch.recording import free_unknown, keep_partials, record_outcomes
 from qwire.batch.schema import items, jobs, runners
 from qwire.batch.settle import end_items, lock, settle
 from qwire.batch.store import Clock
+
+_ToldT = TypeVar("_ToldT", Outcome, Checkpoint)
 
 _JOBS_AT_ONCE = 16
 """Jobs that one call takes items of; each is a transaction of its own."""
@@ -87,17 +88,39 @@ class LeaseStore:
         for job_id, own in _by_job(outcomes).items():
             async with self._database.write() as connection:
                 try:
-                    lost |= await self._record(connection, job_id, runner_id, own)
+                    job = await lock(connection, None, job_id)
+                    lost |= await record_outcomes(connection, job, runner_id, own, self._clock())
                 except JobNotFound:  # deleted meanwhile
                     lost |= {outcome.lease for outcome in own}
         return lost
 
     async def keep(self, runner_id: str, checkpoints: Sequence[Checkpoint]) -> None:
         """Keep what running items have said so far; nothing is kept for leases that were lost."""
-        async with self._database.write() as connection:
-            for checkpoint in checkpoints:
-                held = _held(runner_id, checkpoint.lease)
-                await connection.execute(update(items).where(held).values(partial=checkpoint.partial))
+        for job_id, own in _by_job(checkpoints).items():
+            async with self._database.write() as connection:
+                try:
+                    await lock(connection, None, job_id)
+                except JobNotFound:
+                    continue
+                await keep_partials(connection, runner_id, own)
+
+    async def release(self, runner_id: str, known: Collection[Lease]) -> None:
+        """Give back what a runner holds without knowing: leases of which the store's answer was lost on its way.
+
+        Args:
+            runner_id: Whose; no `lease` of it may be under way.
+            known: What it knows to hold.
+        """
+        query = select(items.c.job_id).where(items.c.runner_id == runner_id).distinct()
+        async with self._database.read() as connection:
+            job_ids = (await connection.execute(query)).scalars().all()
+        for job_id in job_ids:
+            async with self._database.write() as connection:
+                try:
+                    await lock(connection, None, job_id)
+                except JobNotFound:
+                    continue
+                await free_unknown(connection, job_id, runner_id, known)
 
     async def leave(self, runner_id: str) -> None:
         """Give back everything that a runner holds; it is not to be heard of again."""
@@ -143,46 +166,6 @@ class LeaseStore:
         async with self._database.read() as connection:
             return (await connection.execute(query.order_by(*order).limit(_JOBS_AT_ONCE))).scalars().all()
 
-    async def _record(
-        self, connection: AsyncConnection, job_id: str, runner_id: str, outcomes: Sequence[Outcome]
-    ) -> set[Lease]:
-        job = await lock(connection, None, job_id)
-        now, landed = self._clock(), job["landed"]
-        lost: set[Lease] = set()
-        moved: dict[ItemState, int] = defaultdict(int)
-        tokens = Tokens()
-        for outcome in outcomes:
-            values: dict[str, Any] = {"state": outcome.state, "runner_id": None}
-            if outcome.state is ItemState.PENDING:
-                values |= {
-                    "available_ns": outcome.available_ns,
-                    "failures": items.c.failures + int(outcome.failed),
-                    "partial": outcome.partial or None,
-                }
-            else:
-                values |= {"content": outcome.content, "landed": landed + 1, "ended_ns": now, "partial": None}
-            changed = await connection.execute(update(items).where(_held(runner_id, outcome.lease)).values(values))
-            if not changed.rowcount:
-                lost.add(outcome.lease)
-                continue
-            moved[outcome.state] += 1
-            tokens += outcome.tokens
-            landed += outcome.state.ended
-        counts: dict[str, Any] = {
-            state.name.lower(): jobs.c[state.name.lower()] + count for state, count in moved.items()
-        }
-        counts |= {
-            "running": jobs.c.running - sum(moved.values()),
-            "landed": landed,
-            "prompt_tokens": jobs.c.prompt_tokens + tokens.prompt,
-            "output_tokens": jobs.c.output_tokens + tokens.output,
-            "cached_prompt_tokens": jobs.c.cached_prompt_tokens + tokens.cached_prompt,
-            "reasoning_tokens": jobs.c.reasoning_tokens + tokens.reasoning,
-        }
-        await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
-        await settle(connection, job_id, now)
-        return lost
-
     async def _give_back(self) -> None:
         """Let items wait again whose runners are not alive."""
         alive = exists().where(runners.c.id == items.c.runner_id, runners.c.expires_ns >= self._clock())
@@ -212,19 +195,8 @@ class LeaseStore:
                 await settle(connection, job_id, now, JobState.EXPIRED)
 
 
-def _held(runner_id: str, lease: Lease) -> Any:
-    """Match the item of a lease, if the runner still has it."""
-    return and_(
-        items.c.job_id == lease.job_id,
-        items.c.number == lease.number,
-        items.c.attempts == lease.token,
-        items.c.runner_id == runner_id,
-        items.c.state == ItemState.RUNNING,
-    )
-
-
-def _by_job(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    found: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        found.setdefault(outcome.lease.job_id, []).append(outcome)
+def _by_job(told: Iterable[_ToldT]) -> dict[str, list[_ToldT]]:
+    found: dict[str, list[_ToldT]] = {}
+    for one in told:
+        found.setdefault(one.lease.job_id, []).append(one)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, select, update
+from sqlalchemy import and_, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.errors import JobNotFound
@@ -10,6 +10,16 @@ from qwire.batch.item import Lease, LeasedItem
 from qwire.batch.job import ItemState
 from qwire.batch.schema import items, jobs
 from qwire.batch.settle import lock
+
+_NEEDED = (
+    *(items.c.number, items.c.item_id, items.c.spec),
+    *(items.c.attempts, items.c.failures, items.c.partial),
+)
+_BEGIN = (
+    update(items)
+    .where(items.c.job_id == bindparam("job"), items.c.number == bindparam("item"))
+    .values(state=ItemState.RUNNING, runner_id=bindparam("runner"), attempts=items.c.attempts + 1)
+)
 
 
 async def lease_of(connection: AsyncConnection, job_id: str, runner_id: str, limit: int, now: int) -> list[LeasedItem]:
@@ -27,12 +37,12 @@ async def lease_of(connection: AsyncConnection, job_id: str, runner_id: str, lim
     except JobNotFound:
         return []
     waits = and_(items.c.job_id == job_id, items.c.state == ItemState.PENDING, items.c.available_ns <= now)
-    rows = (await connection.execute(select(items).where(waits).order_by(items.c.number).limit(limit))).mappings().all()
+    query = select(*_NEEDED).where(waits).order_by(items.c.number).limit(limit)
+    rows = (await connection.execute(query)).mappings().all()
     if not rows:
         return []
-    chosen = and_(items.c.job_id == job_id, items.c.number.in_([row["number"] for row in rows]))
-    begun = {"state": ItemState.RUNNING, "runner_id": runner_id, "attempts": items.c.attempts + 1}
-    await connection.execute(update(items).where(chosen).values(begun))
+    # One short statement for many rows: a list of numbers in it would be another statement for each length.
+    await connection.execute(_BEGIN, [{"job": job_id, "item": row["number"], "runner": runner_id} for row in rows])
     counts = {"pending": jobs.c.pending - len(rows), "running": jobs.c.running + len(rows), "leased_ns": now}
     await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
     return [

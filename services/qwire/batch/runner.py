@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import time
 import uuid
@@ -31,7 +32,9 @@ _SWEEP_S = 5.0
 _RECORD_S = 0.05
 """Outcomes that land within this time share a transaction, seconds."""
 _LONGEST_WAIT_S = 60.0
-_STORE_WAIT_S = 1.0
+_STORE_WAIT_S = 0.25
+"""How long the store is left alone after its first failure, seconds; twice as long after each further one."""
+_LONGEST_STORE_WAIT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,7 @@ class JobRunner:
         while True:
             self._changed.clear()
             room = self._window.size - len(self._running)
-            leased = await _patiently(self._leases.lease, self.id, room) if room > 0 else []
+            leased = await self._lease(room) if room > 0 else []
             for item in leased:
                 work = self._workshop.begin(item)
                 task = asyncio.create_task(self._attempt(item, work))
@@ -124,6 +127,18 @@ class JobRunner:
                 continue
             await _first(self._changed.wait(), asyncio.sleep(_POLL_S))
             await asyncio.sleep(_GATHER_S)
+
+    async def _lease(self, room: int) -> list[LeasedItem]:
+        try:
+            return await self._leases.lease(self.id, room)
+        except StoreUnavailable:
+            log.warning("batch_store_unavailable")
+        # Maybe it leased, and only its answer was lost: this runner would hold for ever what it does not know of.
+        await _patiently(self._release)
+        return []
+
+    async def _release(self) -> None:
+        await self._leases.release(self.id, {*self._running, *(outcome.lease for outcome in self._outcomes)})
 
     async def _attempt(self, item: LeasedItem, work: Work) -> None:
         try:
@@ -174,13 +189,15 @@ class JobRunner:
 
 
 async def _patiently(ask: Callable[_P, Awaitable[_T]], *arguments: _P.args, **options: _P.kwargs) -> _T:
-    """Ask the store until it answers."""
-    while True:
+    """Ask the store until it answers, ever less often."""
+    for failures in itertools.count():
         try:
             return await ask(*arguments, **options)
         except StoreUnavailable:
             log.warning("batch_store_unavailable")
-            await asyncio.sleep(_STORE_WAIT_S)
+        wait_s = min(_STORE_WAIT_S * 2**failures, _LONGEST_STORE_WAIT_S)
+        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
+    raise AssertionError("unreachable")
 
 
 def _outcome(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:

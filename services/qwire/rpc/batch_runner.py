@@ -29,7 +29,7 @@ class BatchRunner:
     def __init__(self, registry: ModelRegistry, config: BatchConfig) -> None:
         if not config.store_url:
             raise ValueError("batch.store_url is not set; a batch runner needs a job store")
-        self._database = Database(config.store_url)
+        self._database = Database(config.store_url, wait_s=config.store_wait_s)
         workshop = BatchWorkshop(registry, HealthMonitor(registry, HealthConfig()))
         self._runner = JobRunner(
             LeaseStore(self._database, int(config.lease_s * 1e9)),
@@ -49,7 +49,11 @@ class BatchRunner:
             StoreUnavailable: The job store cannot be reached.
             ValueError: It was made by a newer version.
         """
-        await migrate(self._database)
+        try:
+            await migrate(self._database)
+        except BaseException:
+            await self._database.close()
+            raise
         self._runner.start()
         log.info("batch_runner_started", runner=self._runner.id)
 

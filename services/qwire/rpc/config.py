@@ -65,6 +65,8 @@ class BatchConfig:
             their service is not there. None = likewise, but where `qwire-serve` or a Serve config file starts the
             server it is the file `jobs-PORT.db` in `QWIRE_STATE`, or `~/.local/state/qwire`. A file serves the
             processes of one machine; gateways and runners on several machines need PostgreSQL.
+        store_wait_s: How long a call waits for the store, for a connection or for another writer of a file, before the
+            store counts as unavailable, seconds, > 0.
         default_retention_s: How long a job is kept after its end where its caller does not say, seconds, >= 60.
         max_retention_s: The longest that a caller may ask for, seconds, >= default_retention_s.
         max_open_s: A job that is not sealed within this time after its creation expires, seconds, >= 60.
@@ -75,6 +77,7 @@ class BatchConfig:
     """
 
     store_url: str | None = None
+    store_wait_s: float = 30.0
     default_retention_s: float = 7 * 24 * 3600.0
     max_retention_s: float = 30 * 24 * 3600.0
     max_open_s: float = 24 * 3600.0
@@ -88,7 +91,7 @@ class BatchConfig:
         Raises:
             ValueError: A value is out of its range.
         """
-        _positive(self, "checkpoint_s")
+        _positive(self, "store_wait_s", "checkpoint_s")
         _at_least(self, default_retention_s=60, max_open_s=60, runner_concurrency=1, lease_s=1)
         _at_least(self, max_retention_s=self.default_retention_s)
 

@@ -81,7 +81,7 @@ class GatewayServer:
         self._database: Database | None = None
         self._jobs: BatchJobService | None = None
         if config.batch.store_url:
-            database = self._database = Database(config.batch.store_url)
+            database = self._database = Database(config.batch.store_url, wait_s=config.batch.store_wait_s)
             self._jobs = BatchJobService(registry, JobStore(database), ItemStore(database), config.batch)
         self._add_services(registry)
 
@@ -107,18 +107,12 @@ class GatewayServer:
             StoreUnavailable: The job store cannot be reached.
             ValueError: The job store was made by a newer version.
         """
-        config = self._config
-        if self._database is not None:
-            await migrate(self._database)
-        address = f"{config.host}:{config.port}"
-        if config.tls is None:
-            port = self._server.add_insecure_port(address)
-        else:
-            port = self._server.add_secure_port(address, _credentials(config.tls))
-        await self._server.start()
-        self.health.start()
-        log.info("server_started", host=config.host, port=port, tls=config.tls is not None)
-        return port
+        try:
+            return await self._start()
+        except BaseException:
+            if self._database is not None:
+                await self._database.close()
+            raise
 
     async def drain(self, grace_s: float | None = None) -> None:
         """Say DRAINING, then take no new calls, let open ones finish, stop. A second call waits for the first.
@@ -136,6 +130,20 @@ class GatewayServer:
             await self._drain(self._config.drain_grace_s if grace_s is None else grace_s)
         finally:
             self._drained.set()
+
+    async def _start(self) -> int:
+        config = self._config
+        if self._database is not None:
+            await migrate(self._database)
+        address = f"{config.host}:{config.port}"
+        if config.tls is None:
+            port = self._server.add_insecure_port(address)
+        else:
+            port = self._server.add_secure_port(address, _credentials(config.tls))
+        await self._server.start()
+        self.health.start()
+        log.info("server_started", host=config.host, port=port, tls=config.tls is not None)
+        return port
 
     async def _drain(self, grace_s: float) -> None:
         log.info("server_draining", open_calls=self.open_streams, grace_s=grace_s)
