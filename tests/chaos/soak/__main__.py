@@ -2,6 +2,7 @@
 
     make soak                                      # 30 minutes, the first 6 of which are warm-up
     make soak ARGS="--minutes 120 --warm-up 20"
+    make soak ARGS="--again --warm-up 15"          # the same samples, judged from another moment on
 
 A gateway and a replica of a tiny model on a real Ray of its own. Rounds of traffic take turns with moments in which no
 call is open. At these moments each process is judged: a line through its memory, and through the numbers of
@@ -52,19 +53,17 @@ def main() -> int:
     parser.add_argument("--warm-up", type=float, default=6.0, help="minutes at the beginning that are not judged")
     parser.add_argument("--seed", type=int, default=1, help="of the traffic")
     parser.add_argument("--samples", type=Path, default=ROOT / "build" / "soak.csv", help="where every sample is kept")
+    parser.add_argument("--again", action="store_true", help="judge the samples that are kept, without another run")
     parser.add_argument("--write", action="store_true", help="write docs/chaos.md and docs/images/soak.svg")
     options = parser.parse_args()
-    os.environ.update(_ENVIRONMENT)  # noqa: TID251 - of the processes that are looked at
-    options.samples.parent.mkdir(parents=True, exist_ok=True)
-    with span_counter() as counter, options.samples.open("w", newline="") as file:
-        telemetry = TelemetryConfig(otlp_endpoint=counter.endpoint, metric_interval_s=_TOLD_S, log_level="WARNING")
-        with running(
-            size=1, telemetry=telemetry, ray_config={"metrics_report_interval_ms": int(_TOLD_S * 1000)}
-        ) as fleet:
-            soak = Soak(fleet, counter, file)
-            asyncio.run(soak.run(options.minutes * 60, options.seed))
-    report = Report(soak.samples, options.warm_up * 60, OURS, soak.answer["ended"], soak.answer["failures"])
-    page = f"{report.markdown()}\n\n{options.minutes:g} minutes, seed {options.seed}."
+    calls = options.samples.with_suffix(".json")
+    if not options.again:
+        calls.unlink(missing_ok=True)
+        calls.write_text(json.dumps(_run(options)))
+    with options.samples.open(newline="") as file:
+        samples = [Sample.of(row) for row in csv.DictReader(file)]
+    report = Report(samples, options.warm_up * 60, OURS, **json.loads(calls.read_text()))
+    page = f"{report.markdown()}\n\n{samples[-1].at_s / 60:.0f} minutes, the first {options.warm_up:g} of them warm-up."
     print(page)
     if options.write:
         report.draw(IMAGE)
@@ -72,6 +71,19 @@ def main() -> int:
         _, _, after = rest.partition("<!-- /soak -->\n")
         PAGE.write_text(f"{before}<!-- soak -->\n{page}\n<!-- /soak -->\n{after}")
     return 0 if report.passed else 1
+
+
+def _run(options: argparse.Namespace) -> dict[str, Any]:
+    """Soak; return what became of the calls. The samples are in their file."""
+    os.environ.update(_ENVIRONMENT)  # noqa: TID251 - of the processes that are looked at
+    options.samples.parent.mkdir(parents=True, exist_ok=True)
+    ray_config = {"metrics_report_interval_ms": int(_TOLD_S * 1000)}
+    with span_counter() as counter, options.samples.open("w", newline="") as file:
+        telemetry = TelemetryConfig(otlp_endpoint=counter.endpoint, metric_interval_s=_TOLD_S, log_level="WARNING")
+        with running(size=1, telemetry=telemetry, ray_config=ray_config) as fleet:
+            soak = Soak(fleet, counter, file)
+            asyncio.run(soak.run(options.minutes * 60, options.seed))
+    return {key: soak.answer[key] for key in ("ended", "failures")}
 
 
 class Soak:
@@ -83,7 +95,6 @@ class Soak:
         file: Takes every sample, as CSV.
 
     Attributes:
-        samples: Every look at every process.
         answer: What the traffic said last.
     """
 
@@ -96,7 +107,6 @@ class Soak:
 
         self._metrics_port: int = ray.nodes()[0]["MetricsExportPort"]
         self._began = time.monotonic()
-        self.samples: list[Sample] = []
         self.answer: dict[str, Any] = {}
 
     async def run(self, seconds: float, seed: int) -> None:
@@ -141,7 +151,6 @@ class Soak:
             if name == "client":
                 known = {key: self.answer[key] if is_idle else None for key in known}
             sample = look(time.monotonic() - self._began, name, one, is_idle=is_idle, **known)
-            self.samples.append(sample)
             self._rows.writerow(dataclasses.asdict(sample))
         self._file.flush()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import asdict
 from statistics import fmean
 
 import pytest
@@ -78,6 +79,12 @@ def report(*samples: Sample, failures: dict[str, int] | None = None) -> Report:
 
 
 FLAT = [sample(at, LEVEL) for at in MINUTES]
+
+
+def test_a_sample_is_read_as_it_was_written() -> None:
+    one = sample(60.5, LEVEL, is_idle=False)
+    row = {name: "" if value is None else str(value) for name, value in asdict(one).items()}
+    assert Sample.of(row) == one
 
 
 def test_a_quiet_run_passes_whatever_happened_in_its_warm_up_and_under_load() -> None:

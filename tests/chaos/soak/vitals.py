@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import psutil
@@ -48,6 +48,15 @@ class Sample:
     threads: int
     tasks: int | None
     spans: int | None
+
+    @classmethod
+    def of(cls, row: Mapping[str, str]) -> Self:
+        """Read it from a row of a CSV file."""
+        numbers = {field: int(row[field]) if row[field] else None for field in _NUMBERS}
+        return cls(float(row["at_s"]), row["process"], row["is_idle"] == "True", **numbers)  # pyright: ignore[reportArgumentType] - those that must be there are
+
+
+_NUMBERS = ("anonymous_bytes", "resident_bytes", "descriptors", "threads", "tasks", "spans")
 
 
 def look(
