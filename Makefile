@@ -23,7 +23,7 @@ DEV    := $(VENV)/.stamp-dev
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 .PHONY: help venv dev model serve test check fmt lint types imports stubs stubs-check proto-check proto-accept \
-        infra-check bench bench-engine chaos eval constraints hooks image deploy clean
+        infra-check bench bench-engine chaos soak eval constraints hooks image deploy clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -118,6 +118,9 @@ bench-engine: $(DEV) ## Measure the engine alone against transformers, vLLM, Ope
 
 chaos: $(DEV) ## Kill replicas and gateways under streams, and compare each one with its undisturbed run
 	$(BIN)/python -m tests.chaos $(ARGS)
+
+soak: $(DEV) ## Half an hour of calls of every kind, and whether memory, descriptors, threads, tasks or spans grow
+	$(BIN)/python -m tests.chaos.soak $(ARGS)
 
 eval: $(DEV) ## Measure what each quantization costs in quality, against float32; writes docs/quality.md
 	$(BIN)/python -m tests.bench.quality $(ARGS)

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 
 from tests.chaos.cluster import Fleet, running
-from tests.chaos.fault import Cut, Deploy, Fault, Kill, Stall
+from tests.chaos.fault import Cut, Deploy, Fault, Kill, NodeLoss, Stall
 from tests.chaos.load import Load, undisturbed_answers
 from tests.chaos.report import Report
 from tests.chaos.schedule import Schedule, Strike
@@ -33,13 +33,14 @@ def main() -> int:
     parser.add_argument("--stalls", type=int, default=0)
     parser.add_argument("--cuts", type=int, default=0)
     parser.add_argument("--deploys", type=int, default=0)
+    parser.add_argument("--node-losses", type=int, default=0, help="runs on two nodes, one replica on each")
     parser.add_argument("--streams", type=int, default=16, help="open at once")
     parser.add_argument("--floor", type=int, default=4, help="streams to meet, and to finish, per fault")
     parser.add_argument("--quantization", default="auto", help="of the model, as `engine.quantization`")
     parser.add_argument("--seed", type=int, default=1, help="of the order of faults, the gaps and the requests")
     options = parser.parse_args()
     began = time.monotonic()
-    with running(options.quantization) as chaos:
+    with running(options.quantization, on_nodes=options.node_losses > 0) as chaos:
         report = asyncio.run(run(chaos, options))
     print(report.markdown())
     print(f"\nseed {options.seed}, {options.streams} streams, {time.monotonic() - began:.0f} s in all")
@@ -51,8 +52,8 @@ async def run(chaos: Fleet, options: argparse.Namespace) -> Report:
     await chaos.whole()
     target = chaos.cluster.target
     async with Wire(target) as wire:
-        faults = _faults(options, chaos, wire)
         load = Load(wire.target, await undisturbed_answers(target), options.seed)
+        faults = _faults(options, chaos, wire, load)
         strikes: list[Strike] = []
 
         def told(strike: Strike) -> None:
@@ -74,7 +75,7 @@ async def run(chaos: Fleet, options: argparse.Namespace) -> Report:
     return Report(Counter(fault.name for fault in faults), strikes, load.tally, options.floor)
 
 
-def _faults(options: argparse.Namespace, chaos: Fleet, wire: Wire) -> list[Fault]:
+def _faults(options: argparse.Namespace, chaos: Fleet, wire: Wire, load: Load) -> list[Fault]:
     choose = random.Random(options.seed)  # noqa: S311 - no secret
     return [
         *(Kill("kill of a replica", lambda: chaos.replicas, choose) for _ in range(options.replica_kills)),
@@ -83,6 +84,11 @@ def _faults(options: argparse.Namespace, chaos: Fleet, wire: Wire) -> list[Fault
         *(Stall(chaos, choose) for _ in range(options.stalls)),
         *(Cut(wire) for _ in range(options.cuts)),
         *(Deploy(chaos) for _ in range(options.deploys)),
+        *(
+            NodeLoss(chaos.nodes, lambda: load.tally.finished, options.streams)
+            for _ in range(options.node_losses)
+            if chaos.nodes is not None
+        ),
     ]
 
 

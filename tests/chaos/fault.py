@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import psutil
 
 from tests.chaos import process
 from tests.chaos.cluster import Fleet
+from tests.chaos.nodes import Nodes
 from tests.chaos.wire import Wire
 
 
@@ -94,6 +96,35 @@ class Cut:
         await asyncio.sleep(self._outage_s)
         self._wire.mend()
         return f"{cut} connections reset" if cut else ""
+
+
+class NodeLoss:
+    """A node with a replica is lost, and comes back when streams have finished without it.
+
+    Args:
+        nodes: The nodes.
+        finished: How many streams have finished so far.
+        streams: How many have to finish before it comes back.
+    """
+
+    name = "loss of a node"
+
+    def __init__(self, nodes: Nodes, finished: Callable[[], int], streams: int) -> None:
+        self._nodes = nodes
+        self._finished = finished
+        self._streams = streams
+
+    async def strike(self) -> str:
+        """Lose it, wait, and bring it back."""
+        lost, before, began = await self._nodes.lose(), self._finished(), time.monotonic()
+        try:
+            async with asyncio.timeout(300):
+                while self._finished() < before + self._streams:  # noqa: ASYNC110 - a count of other tasks
+                    await asyncio.sleep(0.1)
+        finally:
+            await self._nodes.restore()
+        finished, away_s = self._finished() - before, time.monotonic() - began
+        return f"{len(lost)} processes gone for {away_s:.0f} s, in which {finished} streams finished"
 
 
 class Deploy:

@@ -12,11 +12,12 @@ _GONE_S = 30.0
 
 
 def find(title: str) -> list[psutil.Process]:
-    """Return the processes under this one whose title begins like this, oldest first."""
+    """Return the processes under this one whose title begins like this, or whose program it is, oldest first."""
     found: list[psutil.Process] = []
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "".join(process.cmdline()[:1]).startswith(title):
+            own = "".join(process.cmdline()[:1])
+            if own.startswith(title) or own.endswith(f"/{title}"):
                 found.append(process)
     return sorted(found, key=lambda process: (process.create_time(), process.pid))
 

@@ -16,6 +16,7 @@ FAULTS = {
     "stalls": 1,
     "cuts": 1,
     "deploys": 1,
+    "node-losses": 1,
 }
 
 

@@ -12,15 +12,23 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from qwire.client import AsyncClient, Delta, GenerationOptions, Unavailable
+from qwire.telemetry.setup import TelemetryConfig
 from tests.cluster.conftest import Cluster, app_config, ready
+from tests.support.otlp_receiver import OtlpReceiver, attributes, eventually
 
 
 @pytest.fixture
-def mortal(ray_cluster: None, tiny_folders: tuple[Path, Path], adapters: Path) -> Generator[Cluster]:  # noqa: ARG001
+def mortal(
+    ray_cluster: None,  # noqa: ARG001
+    tiny_folders: tuple[Path, Path],
+    adapters: Path,
+    collector: OtlpReceiver,
+) -> Generator[Cluster]:
     """An application of its own, for a replica to die in."""
     from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
 
-    cluster = Cluster(app_config({"mortal": tiny_folders[0]}, adapters=adapters), app="mortal")
+    telemetry = TelemetryConfig(otlp_endpoint=collector.endpoint)
+    cluster = Cluster(app_config({"mortal": tiny_folders[0]}, telemetry, adapters), app="mortal")
     cluster.deploy()
     yield cluster
     serve.delete("mortal")
@@ -50,7 +58,9 @@ ADAPTED: GenerationOptions = {**LONG, "temperature": 0.0, "adapter": "fine"}
 
 
 @pytest.mark.parametrize("options", [SAMPLED, PENALIZED, ADAPTED], ids=["sampled", "penalized", "adapted"])
-async def test_a_stream_survives_the_deaths_of_its_replica(mortal: Cluster, options: GenerationOptions) -> None:
+async def test_a_stream_survives_the_deaths_of_its_replica(
+    mortal: Cluster, collector: OtlpReceiver, options: GenerationOptions
+) -> None:
     async with AsyncClient(mortal.target) as client:
         await ready(client)
         undisturbed = await client.generate("endless", **options)
@@ -68,6 +78,17 @@ async def test_a_stream_survives_the_deaths_of_its_replica(mortal: Cluster, opti
     assert generation.text == undisturbed.text
     assert generation.finished.reason == undisturbed.finished.reason
     assert generation.finished.usage.output_tokens == 600
+
+    def replicas(span_name: str) -> list[object]:
+        spans = (attributes(span.attributes) for span in collector.spans if span.name == span_name)
+        own = (span for span in spans if span["gen_ai.response.id"] == generation.started.generation_id)
+        return [span.get("qwire.replica.id") for span in own]
+
+    def told() -> bool:
+        took = [replica for replica in replicas("attempt") if replica is not None]
+        return len(set(took)) == 3 and replicas("decode") == took[-1:]  # the dead ones told nothing
+
+    await eventually(told)
 
 
 async def test_a_stream_that_may_not_go_on_elsewhere_says_so(

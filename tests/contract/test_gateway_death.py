@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from qwire.client import AsyncClient, Client, ClientOptions, Generation, GenerationOptions, ResumeOptions, Unavailable
+from qwire.client import (
+    AsyncClient,
+    Client,
+    ClientOptions,
+    Generation,
+    GenerationOptions,
+    ResumeOptions,
+    RetryOptions,
+    Unavailable,
+)
 from tests.support.gateway_process import GatewayProcess
 
 OPTIONS = ClientOptions(resume=ResumeOptions(initial_backoff_s=0.05, max_backoff_s=0.5))
@@ -75,6 +84,27 @@ async def test_a_gateway_that_does_not_come_back_is_given_up(tokenizer_folder: P
             undisturbed = await client.stream(PROMPT, **LONG).generation()
     assert (*point.output_token_ids, *(token.id for token in rest.tokens)) == ids(undisturbed)
     assert rest.usage == undisturbed.usage
+
+
+async def test_whole_generations_survive_the_restart_of_their_gateway(tokenizer_folder: Path):
+    # So long that gRPC's own retries are over before it is back.
+    options = ClientOptions(resume=OPTIONS.resume, retry=RetryOptions(max_attempts=2, initial_backoff_s=0.01))
+    with GatewayProcess(tokenizer_folder, step_s=0.01) as gateway, Client(gateway.target, options) as blocking:
+        async with AsyncClient(gateway.target, options) as client:
+
+            async def both() -> tuple[Generation, Generation]:
+                return await asyncio.gather(
+                    client.generate(PROMPT, **LONG), asyncio.to_thread(blocking.generate, PROMPT, **LONG)
+                )
+
+            undisturbed = await both()
+            calls = asyncio.ensure_future(both())
+            await asyncio.sleep(0.5)
+            assert not calls.done()
+            gateway.kill()
+            await asyncio.to_thread(gateway.start)
+            for generation, whole in zip(await calls, undisturbed, strict=True):
+                same(generation, whole)
 
 
 def ids(generation: Generation) -> tuple[int, ...]:

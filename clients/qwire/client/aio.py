@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 
 from qwire.client.aio_jobs import AsyncBatchJobs
+from qwire.client.aio_repeating_call import AsyncRepeatingCalls
 from qwire.client.aio_resuming_call import AsyncResumingCall
 from qwire.client.aio_stream import AsyncBatchStream, AsyncGenerationStream, AsyncHealthStream
 from qwire.client.batch import BatchResult
@@ -68,6 +69,7 @@ class AsyncClient:
         self._target = target
         self._closed = False
         self._streams = WeakSet[AsyncResumingCall]()
+        self._repeating = AsyncRepeatingCalls(self._options.resume)
         asyncio.get_running_loop()  # fails here rather than, less clearly, in the first call
         self._channel = open_aio_channel(target, self._options)
         self._generate = GenerateServiceStub(self._channel)
@@ -92,6 +94,7 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection; open calls end as Cancelled. Idempotent."""
         self._closed = True
+        self._repeating.close()
         for stream in tuple(self._streams):
             stream.cancel()  # one that waits for its next attempt has no call that the channel could end
         await self._channel.close()
@@ -99,9 +102,10 @@ class AsyncClient:
     async def generate(
         self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
     ) -> Generation:
-        """Return a whole generation."""
+        """Return a whole generation. Where its server is lost it is asked for again, as `ClientOptions.resume` says."""
         request = generate_pb2.GenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
-        response = await _call(self._generate.Generate, request, self._deadline(timeout_s, self._options.timeout_s))
+        timeout = self._deadline(timeout_s, self._options.timeout_s)
+        response = await self._repeating.make(self._generate.Generate, request, timeout)
         return Generation.from_proto(response.generation)
 
     def stream(

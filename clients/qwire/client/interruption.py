@@ -1,4 +1,4 @@
-"""Breaks of a stream: which of them another call may mend, and for how long to try."""
+"""Breaks of a call: which of them another call may mend, and for how long to try."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import random
 import time
 from collections.abc import Iterable
-from typing import cast
+from dataclasses import dataclass
+from typing import Protocol, cast
 
 import grpc
 
 from qwire.client.errors import DeadlineExceeded
-from qwire.client.generation_reader import GenerationReader
 from qwire.client.options import ResumeOptions
+from qwire.client.resume_point import ResumePoint
 from qwire.client.status import error_from_rpc
 
 _PUSHBACK_KEY = "grpc-retry-pushback-ms"
@@ -39,16 +40,55 @@ def may_be_mended(error: grpc.RpcError) -> bool:
     )
 
 
+def is_loss(error: grpc.RpcError) -> bool:
+    """Whether the server, or the way to it, was lost: nobody says why the call ended."""
+    return not error_from_rpc(error).reason and may_be_mended(error)
+
+
+class Progress(Protocol):
+    """How far a call is."""
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether another attempt makes sense at all."""
+        ...
+
+    @property
+    def output_tokens(self) -> int:
+        """Output tokens so far."""
+        ...
+
+    @property
+    def generation_id(self) -> str:
+        """The id of the generation; empty = unknown."""
+        ...
+
+    @property
+    def resume_point(self) -> ResumePoint | None:
+        """Where it stands; None = nothing came."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NoProgress:
+    """A call with one answer is as far as nothing until it has come. See `Progress`."""
+
+    can_go_on: bool
+    output_tokens: int = 0
+    generation_id: str = ""
+    resume_point: ResumePoint | None = None
+
+
 class Persistence:
-    """Decides whether a stream that broke is to be gone on with, how long to wait before, and when to give up.
+    """Decides whether a call that broke is to be gone on with, how long to wait before, and when to give up.
 
     Args:
-        reader: Reads the stream; its tokens are the progress.
+        reader: Reads the answer; its tokens are the progress.
         options: The bounds; None = a break is the end.
         deadline: When the time allowed for all of it runs out, by `time.monotonic`; `math.inf` = never.
     """
 
-    def __init__(self, reader: GenerationReader, options: ResumeOptions | None, deadline: float) -> None:
+    def __init__(self, reader: Progress, options: ResumeOptions | None, deadline: float) -> None:
         self._reader = reader
         self._options = options
         self._deadline = deadline

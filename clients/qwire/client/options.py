@@ -123,6 +123,9 @@ class RetryOptions:
 class ResumeOptions:
     """How long the client tries to go on with a stream that broke after it had started.
 
+    `generate` is asked again from its beginning for as long, where the connection or the server is lost; not where the
+    server never answered this client a `generate`, nor where it answers with an error.
+
     Raises:
         ValueError: A value is out of range.
     """
@@ -196,7 +199,7 @@ class ClientOptions:
     """Retries. None = every call is sent once."""
 
     resume: ResumeOptions | None = field(default_factory=ResumeOptions)
-    """Going on with broken streams of generations. None = a break ends the stream with its error."""
+    """Going on with generations that broke. None = a break ends the call with its error."""
 
     keepalive: KeepaliveOptions | None = field(default_factory=KeepaliveOptions)
     """Keepalive pings. None = none: a dead connection is found when the system gives up on it, after minutes."""

@@ -21,6 +21,7 @@ from qwire.client.jobs import BatchJobs
 from qwire.client.model import Adapter, Model, TokenCount
 from qwire.client.options import ClientOptions
 from qwire.client.prompt import Prompt
+from qwire.client.repeating_call import RepeatingCalls
 from qwire.client.request import count_request, generation_spec, stream_request
 from qwire.client.result import Generation
 from qwire.client.resume_point import ResumePoint
@@ -68,6 +69,7 @@ class Client:
         self._target = target
         self._closed = False
         self._streams = WeakSet[ResumingCall]()
+        self._repeating = RepeatingCalls(self._options.resume)
         self._channel = open_channel(target, self._options)
         self._generate = GenerateServiceStub(self._channel)
         self._batch = BatchServiceStub(self._channel)
@@ -91,6 +93,7 @@ class Client:
     def close(self) -> None:
         """Close the connection; open calls end as Cancelled. Idempotent."""
         self._closed = True
+        self._repeating.close()
         for stream in tuple(self._streams):
             stream.cancel()  # one that waits for its next attempt has no call that the channel could end
         self._channel.close()
@@ -98,9 +101,10 @@ class Client:
     def generate(
         self, prompt: Prompt, *, timeout_s: float | None = None, **options: Unpack[GenerationOptions]
     ) -> Generation:
-        """Return a whole generation."""
+        """Return a whole generation. Where its server is lost it is asked for again, as `ClientOptions.resume` says."""
         request = generate_pb2.GenerateRequest(spec=generation_spec(prompt, self._with_model(options)))
-        response = _call(self._generate.Generate, request, self._deadline(timeout_s, self._options.timeout_s))
+        timeout = self._deadline(timeout_s, self._options.timeout_s)
+        response = self._repeating.make(self._generate.Generate, request, timeout)
         return Generation.from_proto(response.generation)
 
     def stream(

@@ -18,6 +18,7 @@ from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.model_version import ModelReplaced
 from qwire.serve.patience import Patience
+from qwire.serve.route import Route
 from qwire.telemetry import names
 from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.logging import get_logger
@@ -57,10 +58,12 @@ class RemoteEngine:
         received = _Received(request)
         envelope, settings = request.envelope, self._settings
         patience = Patience(settings.failover_timeout_s, settings.failover_attempts, envelope.deadline_unix_ns)
+        lost_replicas: set[str] = set()
         for number in count(1):
+            route = Route(lost=frozenset(lost_replicas))
             try:
-                with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable):
-                    async with aclosing(self._attempt(received.rest(), patience.left_s)) as chunks:
+                with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable, route):
+                    async with aclosing(self._attempt(received.rest(), route, patience.left_s)) as chunks:
                         async for chunk in chunks:
                             patience.renew()
                             news = received.add(chunk)
@@ -72,8 +75,11 @@ class RemoteEngine:
                 raise  # another model would go on with another text
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, envelope)
+                lost_replicas |= {route.replica} - {""}
                 request_id, tokens = envelope.request_id, len(received.output_token_ids)
-                log.warning("generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens)
+                log.warning(
+                    "generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens, lost=route.replica
+                )
 
     async def _wait(self, patience: Patience, lost: EngineUnavailable, envelope: Envelope) -> None:
         try:
@@ -83,8 +89,10 @@ class RemoteEngine:
             raise
         self._recorder.failover(envelope, names.ELSEWHERE)
 
-    async def _attempt(self, request: TokenRequest, patience_s: float) -> AsyncGenerator[TokenChunk, None]:
-        async with aclosing(self._replicas.stream("generate", request, self._version)) as chunks:
+    async def _attempt(
+        self, request: TokenRequest, route: Route, patience_s: float
+    ) -> AsyncGenerator[TokenChunk, None]:
+        async with aclosing(self._replicas.stream("generate", request, self._version, route)) as chunks:
             try:
                 yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
             except InvalidRequest as error:

@@ -20,6 +20,7 @@ from qwire.serve.model_engine import start_engine
 from qwire.serve.model_version import ModelReplaced, model_version
 from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
+from qwire.serve.route import Route
 from qwire.serve.router import VERSION
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import TelemetryConfig, configure
@@ -52,12 +53,18 @@ class ModelReplica:
         self._progress = _Progress(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))
 
-    async def generate(self, request: TokenRequest, version: str) -> AsyncGenerator[TokenChunk, None]:
+    async def generate(
+        self,
+        request: TokenRequest,
+        version: str,
+        route: Route,  # noqa: ARG002 - its router reads it
+    ) -> AsyncGenerator[TokenChunk, None]:
         """Generate; tokens that come within `stream_interval_s` of a message share the next one.
 
         Args:
             request: What to generate.
             version: The model version that the caller tokenized for.
+            route: Has told the caller already that the call came here.
 
         Raises:
             ModelReplaced: This replica's is another one.

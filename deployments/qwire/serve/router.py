@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from qwire.engine.request import TokenRequest
 from qwire.serve.prefix_map import PrefixMap, page_hashes
+from qwire.serve.route import Route
 
 VERSION = "version"
 """Where a replica's metadata tells its model's version."""
@@ -47,18 +48,19 @@ class ReplicaRouter(RequestRouter):
         """Return whom to try, in order."""
         if pending_request is not None:
             pending_request.routing_context.should_backoff = True  # everybody is asked already: if all are full, wait
-        request, version = _asked(pending_request)
+        request, version, route = _asked(pending_request)
         # Where none is left of the version, any one will say so.
         same = [one for one in candidate_replicas if one.replica_metadata.get(VERSION) == version]
-        candidates = same or candidate_replicas
+        candidates = [one for one in same if one.replica_id.unique_id not in route.lost] or same or candidate_replicas
         by_load = random.sample(candidates, min(2, len(candidates)))
         preferred = self._preferred(request, candidates)
         return [by_load] if preferred is None else [[preferred], by_load]
 
     @override
     def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
-        """Remember where a prompt's beginning is now."""
-        request, _ = _asked(pending_request)
+        """Tell the caller where its request went, and remember where its prompt's beginning is now."""
+        request, _, route = _asked(pending_request)
+        route.replica = replica_id.unique_id
         if self._by_prefix and request is not None:
             self._prefixes.learn(page_hashes(request.prompt_token_ids, self._page_tokens), replica_id)
 
@@ -70,8 +72,17 @@ class ReplicaRouter(RequestRouter):
         return next((one for one in candidates if one.replica_id == found), None)
 
 
-def _asked(pending: PendingRequest | None) -> tuple[TokenRequest | None, object]:
-    """Return the generation and the model version that a call of `ModelReplica.generate` asks for."""
-    arguments = () if pending is None else tuple(pending.args)
-    request = arguments[0] if arguments else None
-    return request if isinstance(request, TokenRequest) else None, arguments[-1] if arguments else None
+def _asked(pending: PendingRequest | None) -> tuple[TokenRequest | None, str, Route]:
+    """Return the generation, the model version and the route that a call of a `ModelReplica` comes with."""
+    request, version, route = None, "", Route()
+    for argument in () if pending is None else pending.args:
+        match argument:
+            case TokenRequest():
+                request = argument
+            case str():
+                version = argument
+            case Route():
+                route = argument
+            case _:
+                pass
+    return request, version, route

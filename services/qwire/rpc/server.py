@@ -207,6 +207,8 @@ def _options(config: ServerConfig) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_time_ms", _ms(config.keepalive_time_s)),
         ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_s)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", _ms(config.min_ping_interval_s)),
+        # As often where no call is open: else gRPC cuts off clients that keep their connection, after three pings.
+        ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.max_connection_idle_ms", _ms(config.max_connection_idle_s)),
         ("grpc.max_connection_age_ms", _ms(config.max_connection_age_s)),
         # No call lasts longer than this, so none is cut.

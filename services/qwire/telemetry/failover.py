@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Sized
 from contextlib import contextmanager
+from typing import Protocol
 
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
@@ -13,6 +14,12 @@ from qwire.telemetry import names
 from qwire.telemetry.generation import Envelope
 from qwire.telemetry.propagation import extract
 from qwire.telemetry.setup import Telemetry
+
+
+class Route(Protocol):
+    """Where a request went."""
+
+    replica: str
 
 
 class FailoverRecorder:
@@ -28,7 +35,9 @@ class FailoverRecorder:
         self._model = model
 
     @contextmanager
-    def attempt(self, envelope: Envelope, number: int, output: Sized, lost: type[Exception]) -> Generator[None]:
+    def attempt(
+        self, envelope: Envelope, number: int, output: Sized, lost: type[Exception], route: Route
+    ) -> Generator[None]:
         """Record the attempt of the block: a span `attempt` if it is not the first one, or if it loses its replica.
 
         Args:
@@ -36,16 +45,17 @@ class FailoverRecorder:
             number: 1, 2, 3 and so on.
             output: The output so far; grows meanwhile.
             lost: What a lost replica raises.
+            route: Names the replica, once it is known; empty = none took it.
         """
         began_ns, had = time.time_ns(), len(output)
         try:
             yield
         except BaseException as error:
             if number > 1 or isinstance(error, lost):
-                self._record(envelope, number, began_ns, (had, len(output)), error)
+                self._record(envelope, number, began_ns, (had, len(output)), route=route, error=error)
             raise
         if number > 1:
-            self._record(envelope, number, began_ns, (had, len(output)), None)
+            self._record(envelope, number, began_ns, (had, len(output)), route=route, error=None)
 
     def failover(self, envelope: Envelope, outcome: str) -> None:
         """Count a lost replica; `outcome` is `names.ELSEWHERE` or `names.GIVEN_UP`."""
@@ -58,6 +68,8 @@ class FailoverRecorder:
         number: int,
         began_ns: int,
         output_tokens: tuple[int, int],
+        *,
+        route: Route,
         error: BaseException | None,
     ) -> None:
         context = extract(envelope.traceparent, envelope.tracestate)
@@ -71,6 +83,8 @@ class FailoverRecorder:
             names.ATTEMPT_RESUMED_AT_TOKENS: before,
             names.GEN_AI_USAGE_OUTPUT_TOKENS: after - before,
         }
+        if route.replica:
+            attributes[names.REPLICA_ID] = route.replica
         if error is not None:
             attributes[names.ERROR_TYPE] = type(error).__qualname__
         span = self._telemetry.tracer.start_span(

@@ -127,10 +127,11 @@ def configure(config: TelemetryConfig) -> Telemetry:
             SERVICE_NAME: config.service_name,
         }
     )
-    spans = tracer_provider(resource, config.otlp_endpoint, config.sample_ratio)
     if config.otlp_endpoint is None:
+        spans = tracer_provider(resource, None, config.sample_ratio)
         return Telemetry(spans.get_tracer(names.SCOPE), Metrics(NoOpMeter(names.SCOPE)), (spans,))
     measures = meter_provider(resource, config.otlp_endpoint, config.metric_interval_s)
+    spans = tracer_provider(resource, config.otlp_endpoint, config.sample_ratio, measures)
     return Telemetry(spans.get_tracer(names.SCOPE), Metrics(measures.get_meter(names.SCOPE)), (spans, measures))
 
 

@@ -16,6 +16,7 @@ from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.remote import RemoteEngine
+from qwire.serve.route import Route
 from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.setup import Telemetry
 
@@ -30,8 +31,10 @@ class MortalReplicas:
         self._deaths = list(deaths)
         self.requests: list[TokenRequest] = []
 
-    async def stream(self, method: str, request: TokenRequest, version: str) -> AsyncGenerator[TokenChunk, None]:
-        assert (method, version) == ("generate", "v1")
+    async def stream(
+        self, method: str, request: TokenRequest, version: str, route: Route
+    ) -> AsyncGenerator[TokenChunk, None]:
+        assert (method, version, route.replica) == ("generate", "v1", "")
         self.requests.append(request)
         left = self._deaths.pop(0) if self._deaths else None
         async with aclosing(FakeEngine().generate(request)) as chunks:

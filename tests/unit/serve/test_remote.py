@@ -34,10 +34,15 @@ class FakeReplicas:
     def __init__(self, engines: Sequence[FakeEngine]) -> None:
         self._engines = list(engines)
         self.attempts = 0
+        self.unknown = 2  # the attempt that no replica took
+        self.avoided: list[set[str]] = []
 
     async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
-        """Call it; the model version is not an engine's business."""
+        """Call it; the model version is not an engine's business, nor which of them was chosen."""
         self.attempts += 1
+        if method == "generate":
+            self.avoided.append(set(args[-1].lost))
+            args[-1].replica = f"replica-{self.attempts}" if self.attempts != self.unknown else ""
         engine = self._engines.pop(0) if len(self._engines) > 1 else self._engines[0]
         async for chunk in getattr(engine, method)(args[0]):
             yield chunk
@@ -98,6 +103,7 @@ async def test_each_attempt_is_a_span_and_each_loss_is_counted():
     assert [one["gen_ai.usage.output_tokens"] for one in told] == [3, 2, 7]
     assert [one.get("error.type") for one in told] == ["EngineUnavailable", "EngineUnavailable", None]
     assert [one["gen_ai.response.id"] for one in told] == ["id"] * 3
+    assert [one.get("qwire.replica.id") for one in told] == ["replica-1", None, "replica-3"]
     assert [span.status.status_code for span in gateway.attempts] == [
         StatusCode.ERROR,
         StatusCode.ERROR,
@@ -105,6 +111,12 @@ async def test_each_attempt_is_a_span_and_each_loss_is_counted():
     ]
     assert {span.parent and span.parent.span_id for span in gateway.attempts} == {gateway.server.span_id}
     assert gateway.failovers == {"elsewhere": 2}
+
+
+async def test_a_replica_that_was_lost_is_not_asked_again_while_there_are_others():
+    gateway = Gateway(dies_after(3), dies_after(5), dies_after(1), FakeEngine())
+    await gateway.tokens(REQUEST)
+    assert gateway.replicas.avoided == [set(), {"replica-1"}, {"replica-1"}, {"replica-1", "replica-3"}]
 
 
 async def test_nothing_is_told_of_a_generation_that_lost_no_replica():

@@ -114,3 +114,17 @@ def test_a_collector_may_come_later():
             assert telemetry.flush(timeout_s=20)
             assert {span.name for span in receiver.spans} == {"early", "late"}
             telemetry.shutdown()
+
+
+def test_open_spans_are_told_where_the_sdk_is_asked_to(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED", "true")
+    with otlp_receiver() as receiver, collected_log_lines():
+        telemetry = configure(TelemetryConfig(otlp_endpoint=receiver.endpoint))
+        spans = [telemetry.tracer.start_span(name) for name in "ab"]
+        told: list[int] = []
+        for span in spans:
+            span.end()
+            assert telemetry.flush()
+            told.append(sum(point.as_int for point in receiver.counts("otel.sdk.span.live")))
+        telemetry.shutdown()
+    assert told == [1, 0]
