@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,8 @@ class Echo:
     def __init__(self, item: LeasedItem) -> None:
         self._item = item
 
-    async def run(self) -> Ended:
+    async def run(self, taken: Callable[[], None]) -> Ended:
+        taken()
         return Ended(ItemState.SUCCEEDED, self._item.spec)
 
     def partial(self) -> bytes:
