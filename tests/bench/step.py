@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from qwire.engine.attention import RaggedBatch, Segment
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.config import EngineConfig
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.lean_decoder import LeanDecoder
@@ -29,6 +29,7 @@ from qwire.engine.loader import LoadedModel, load_model
 from qwire.engine.low_rank import AdapterRows
 from qwire.engine.q8.build import build
 from qwire.engine.q8.float32 import Float32Arithmetic
+from qwire.engine.segment import Segment
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
 
@@ -68,7 +69,7 @@ def step(loaded: LoadedModel, pool: KVPool, parts: list[Segment]) -> None:
     """Compute a step as `ModelRunner` does, drawing greedily."""
     tokens = sum(part.length for part in parts)
     positions = [position for part in parts for position in range(part.start, part.end)]
-    batch = RaggedBatch(pool, parts, loaded.lone_attention)
+    batch = RaggedBatch(pool, parts, loaded.paged_attention)
     hidden = loaded.decoder.hidden(torch.arange(tokens) % 1000, torch.tensor(positions), batch, NO_ADAPTERS)
     last = torch.tensor([part.length for part in parts]).cumsum(0) - 1
     loaded.decoder.logits(hidden[last]).argmax(-1)
@@ -135,7 +136,7 @@ def main() -> None:
     # An embedding of its own is not multiplied with: of its rows only those of the step's tokens are read.
     head: Any = decoder.head
     weights = loaded.parameters - (0 if head is decoder.embedding else head.rows * head.columns)
-    size = weights * (1.0625 if arguments.quantization == "q8" else 4)
+    size = weights * (1.03125 if arguments.quantization == "q8" else 4)
     with torch.inference_mode():
         read, multiplied = bytes_per_s(cache_dir(None) / "kernels"), operations_per_s()
         print(f"reads {read / 1e9:.1f} GB/s, multiplies {multiplied / 1e9:.0f} GFLOP/s; weights {size / 1e6:.0f} MB\n")

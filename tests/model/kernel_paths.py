@@ -12,6 +12,7 @@ _AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl")
 PATHS = {
     "plain": ((), ""),
     "avx2": (_AVX2, "avx2"),
+    "avx2-vnni": ((*_AVX2, "-mavxvnni"), "avx_vnni"),
     "avx512": (_AVX512, "avx512bw"),
     "avx512-vnni": ((*_AVX512, "-mavx512vnni"), "avx512_vnni"),
     "native": (NATIVE, ""),

@@ -1,4 +1,4 @@
-"""Attention of single tokens by the compiled kernel, against scaled dot products in double precision."""
+"""Attention by the compiled kernel, against scaled dot products in double precision."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import random
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from qwire.engine.attention import RaggedBatch, Segment
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.kv_pool import KVPool, KVShape
+from qwire.engine.paged_attention import PagedAttention
 from qwire.engine.q8.build import build
 from qwire.engine.q8.kernel import Q8Arithmetic
+from qwire.engine.segment import Segment
 
 pytestmark = pytest.mark.model
 
@@ -69,18 +72,50 @@ def test_it_is_that_of_double_precision(arithmetic: Q8Arithmetic, lengths: list[
         keys, values = (half.double() for half in pool.layer(layer))
         place = 0
         for segment in batch:
-            if segment.length == 1:
-                slots = torch.tensor([p * PAGE_TOKENS + n for p in segment.pages for n in range(PAGE_TOKENS)])
-                seen = slots[: segment.end]
-                expected = scaled_dot_product_attention(
-                    query[:, :, place : place + 1].double(),
-                    keys[seen].transpose(0, 1)[None],
-                    values[seen].transpose(0, 1)[None],
-                    scale=scaling,
-                    enable_gqa=True,
-                )
-                torch.testing.assert_close(result[:, place], expected[:, :, 0].float(), rtol=1e-5, atol=1e-5)
+            slots = torch.tensor([p * PAGE_TOKENS + n for p in segment.pages for n in range(PAGE_TOKENS)])
+            seen = slots[: segment.end]
+            sees = torch.arange(segment.end) <= torch.arange(segment.start, segment.end)[:, None]
+            own = slice(place, place + segment.length)
+            expected = scaled_dot_product_attention(
+                query[:, :, own].double(),
+                keys[seen].transpose(0, 1)[None],
+                values[seen].transpose(0, 1)[None],
+                attn_mask=sees,
+                scale=scaling,
+                enable_gqa=True,
+            )
+            torch.testing.assert_close(result[:, own], expected.transpose(1, 2).float(), rtol=1e-5, atol=1e-5)
             place += segment.length
+
+
+@pytest.mark.parametrize("head_size", [16, 36, 64, 128])
+@pytest.mark.parametrize("page_tokens", [1, 5, 16])
+def test_a_prompt_attends_the_same_however_it_is_cut(
+    arithmetic: Q8Arithmetic, head_size: int, page_tokens: int
+) -> None:
+    torch.manual_seed(head_size + page_tokens)
+    tokens, heads, kv_heads = 150, 6, 2
+    shape = KVShape(layers=1, kv_heads=kv_heads, head_size=head_size, dtype=torch.float32, device=torch.device("cpu"))
+    pages = tuple(torch.randperm(-(-tokens // page_tokens)).tolist())
+    query = torch.randn(1, heads, tokens, head_size)
+    key, value = torch.randn(2, 1, kv_heads, tokens, head_size)
+
+    def attend(lengths: list[int], paged: PagedAttention | None = arithmetic.attention) -> Tensor:
+        pool, parts, start = KVPool(shape, len(pages), page_tokens), list[Tensor](), 0
+        for half in pool.layer(0):
+            half.fill_(torch.nan)  # what is not written yet must not be seen
+        for length in lengths:
+            segment = Segment(pages[: -(-(start + length) // page_tokens)], start, length)
+            own = slice(start, start + length)
+            ragged = RaggedBatch(pool, [segment], paged)
+            parts.append(ragged.attend(0, query[:, :, own], key[:, :, own], value[:, :, own], head_size**-0.5))
+            start += length
+        return torch.cat(parts, dim=1)
+
+    whole = attend([tokens])
+    torch.testing.assert_close(whole, attend([tokens], None), rtol=1e-4, atol=1e-5)
+    for lengths in ([1] * tokens, [32, 118], [31, 1, 1, 33, 84], [149, 1]):
+        assert torch.equal(attend(lengths), whole), lengths
 
 
 def test_a_token_attends_the_same_beside_any_other(arithmetic: Q8Arithmetic) -> None:

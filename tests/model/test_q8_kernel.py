@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from qwire.engine.arithmetic import HeadNorms, Norm
 from qwire.engine.q8 import build as build_module
 from qwire.engine.q8.build import BuildFailed, build
-from qwire.engine.q8.fallback import FallbackArithmetic
-from qwire.engine.q8.kernel import GROUP, Q8Arithmetic, Q8Matrix
+from qwire.engine.q8.fallback import FallbackArithmetic, rounded, transformed
+from qwire.engine.q8.kernel import GROUP, Q8Arithmetic
 from tests.model.kernel_paths import PATHS, can_run
 
 pytestmark = pytest.mark.model
@@ -33,22 +33,9 @@ def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Q8Arithmetic
     return Q8Arithmetic(build(library_folder, options))
 
 
-def dequantized(weight: Q8Matrix) -> Tensor:
-    return weight.rows_of(torch.arange(weight.rows)).double()
-
-
-def quantized_activations(x: Tensor) -> Tensor:
-    """Round to 16 bits in groups, as the kernel does, in double precision."""
-    tokens, columns = x.shape
-    groups = torch.nn.functional.pad(x.double(), (0, -columns % GROUP)).view(tokens, -1, GROUP)
-    scale = groups.abs().amax(-1, keepdim=True) / 32767
-    rounded = torch.where(scale > 0, (groups / scale).round() * scale, 0.0)
-    return rounded.flatten(1)[:, :columns]
-
-
 def close(result: Tensor, reference: Tensor, size: Tensor) -> None:
-    """Compare to a millionth of what was added up, and a step of the rounding of activations here and there."""
-    assert ((result.double() - reference).abs() <= 3e-5 * size).all()
+    """Compare to a millionth of what was added up."""
+    assert ((result.double() - reference).abs() <= 1e-6 * size).all()
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
@@ -56,13 +43,18 @@ def test_products_are_those_of_double_precision(kernel: Q8Arithmetic, rows: int,
     torch.manual_seed(rows * columns)
     matrix, bias = torch.randn(rows, columns), torch.randn(rows)
     weight = kernel.pack(matrix, bias)
-    exact = dequantized(weight)
-    step = matrix.view(rows, -1).abs().amax() / 127
-    assert (exact - matrix).abs().max() <= 0.51 * step
+    held = FallbackArithmetic().pack(matrix)
+    exact = (held.values.double() * held.scales.double()).flatten(1)
+    numbers = weight.rows_of(torch.arange(rows))
+    assert torch.equal(numbers, held.rows_of(torch.arange(rows)))
+    # What is rounded is off by less than half a step; the error of transformed numbers is spread over all of a group.
+    groups = transformed(pad(matrix, (0, -columns % GROUP)).unflatten(1, (-1, GROUP)))
+    assert (numbers - matrix).square().mean().sqrt() <= 0.5 * groups.abs().max() / 127
     for tokens in TOKENS:
         x = torch.randn(tokens, columns)
-        size = x.abs().double() @ exact.abs().T + bias.abs().double()
-        expected = quantized_activations(x) @ exact.T + bias
+        multiplied = rounded(x).double()
+        size = multiplied.abs() @ exact.abs().T + bias.abs().double()
+        expected = multiplied @ exact.T + bias
         result = weight.of(x)
         close(result, expected, size)
         residual = torch.randn(tokens, rows)
@@ -112,7 +104,7 @@ def test_extreme_gates_stay_finite(kernel: Q8Arithmetic) -> None:
     gate = torch.tensor([-1e30, -200.0, -88.0, -1.0, 0.0, 1.0, 88.0, 200.0]).repeat(4)
     added = torch.zeros(1, 1)
     weight.add_gated_to(added, torch.cat((gate, torch.ones(32)))[None])
-    torch.testing.assert_close(added, (silu(gate.double()).sum()).float().view(1, 1), rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(added, (silu(gate.double()).sum()).float().view(1, 1), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

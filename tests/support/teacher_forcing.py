@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from qwire.engine.attention import RaggedBatch, Segment
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.config import EngineConfig
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import load_model
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.segment import Segment
 from qwire.models.checkpoint import Checkpoint
 
 
@@ -26,9 +27,8 @@ def forced_logits(
         tokens = len(document)
         pool = KVPool(loaded.kv_shape, pages=1, page_tokens=tokens)
         ids, positions = (torch.tensor(values, device=loaded.device) for values in (document, range(tokens)))
-        hidden = loaded.decoder.hidden(
-            ids, positions, RaggedBatch(pool, [Segment((0,), 0, tokens)]), AdapterRows((), loaded.device)
-        )
+        batch = RaggedBatch(pool, [Segment((0,), 0, tokens)], loaded.paged_attention)
+        hidden = loaded.decoder.hidden(ids, positions, batch, AdapterRows((), loaded.device))
         for part in hidden.split(rows):
             yield loaded.decoder.logits(part).cpu()
 

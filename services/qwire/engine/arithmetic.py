@@ -8,7 +8,7 @@ from typing import Protocol
 from torch import Tensor
 from torch.nn.functional import rms_norm, silu
 
-from qwire.engine.attention import LoneAttention
+from qwire.engine.paged_attention import PagedAttention
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +93,8 @@ class Arithmetic(Protocol):
     """One way to hold and multiply."""
 
     @property
-    def attention(self) -> LoneAttention | None:
-        """Attends for single tokens; None = as for several."""
+    def attention(self) -> PagedAttention | None:
+        """Attends for tokens; None = torch does."""
         ...
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Matrix:

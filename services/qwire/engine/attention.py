@@ -1,109 +1,23 @@
 """Attention over packed tokens of many sequences, whose keys and values lie in the pages of one pool.
 
 A step's tokens, whole prompts, parts of prompts and single decode tokens, stand one after the other in one row of a
-batch of one. The model computes everything but the attention on the row as a whole; the attention is done here,
-sequence by sequence. Keys and values are read as they lie where a sequence's pages are successive, and gathered where
-they are not.
+batch of one. The model computes everything but the attention on the row as a whole. The attention is done by a
+`PagedAttention` where there is one, else by torch, sequence by sequence: keys and values are then read as they lie
+where a sequence's pages are successive, and gathered where they are not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import accumulate
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from qwire.engine.kv_pool import KeysAndValues, KVPool
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """The tokens of one sequence in one step.
-
-    Attributes:
-        pages: Where the sequence's tokens lie, from its first one to the last one of these.
-        start: Position of the first of these.
-        length: How many they are.
-        one_by_one: Whether each is to be attended for as if it were the only one, where there is a `LoneAttention`: a
-            token and its drafts, whose outputs then have the same bits as without drafts.
-    """
-
-    pages: tuple[int, ...]
-    start: int
-    length: int
-    one_by_one: bool = False
-
-    @property
-    def end(self) -> int:
-        """Tokens of the sequence up to the last one of these."""
-        return self.start + self.length
-
-    @property
-    def is_lone(self) -> bool:
-        """Whether a `LoneAttention` attends for them."""
-        return self.length == 1 or self.one_by_one
-
-    @property
-    def is_run(self) -> bool:
-        """Whether the pages are successive."""
-        first = self.pages[0]
-        return self.pages == tuple(range(first, first + len(self.pages)))
-
-    def slots(self, page_tokens: int) -> list[int]:
-        """Return where these tokens lie."""
-        places = (divmod(position, page_tokens) for position in range(self.start, self.end))
-        return [self.pages[page] * page_tokens + offset for page, offset in places]
-
-
-class LoneAttention(Protocol):
-    """Attends for tokens by themselves, all those of a step at once."""
-
-    def __call__(
-        self, tokens: LoneTokens, layer: KeysAndValues, query: Tensor, out: Tensor, *, page_tokens: int, scaling: float
-    ) -> None:
-        """Write their rows of `out`.
-
-        Args:
-            tokens: Which ones.
-            layer: All keys and values of the layer, each `[slots, kv_heads, head_size]`.
-            query: `[1, heads, tokens, head_size]` of all packed tokens.
-            out: `[1, tokens, heads, head_size]`, contiguous.
-            page_tokens: Slots of a page.
-            scaling: Factor of the scores.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LoneTokens:
-    """Tokens that are attended for by themselves. All tensors are int64 on the CPU.
-
-    Attributes:
-        places: `[rows]`: where they stand among the packed tokens.
-        ends: `[rows]`: how many tokens of its sequence each one sees, itself included.
-        pages: Those of their sequences, one sequence after the other.
-        first_page: `[rows]`: where each one's begin in `pages`.
-    """
-
-    places: Tensor
-    ends: Tensor
-    pages: Tensor
-    first_page: Tensor
-
-    @classmethod
-    def of(cls, placed: list[tuple[int, Segment]]) -> LoneTokens:
-        """Take all tokens of segments, each with the place of its first one among the packed tokens."""
-        pages: list[int] = []
-        rows: list[tuple[int, int, int]] = []
-        for place, segment in placed:
-            rows += [(place + token, segment.start + token + 1, len(pages)) for token in range(segment.length)]
-            pages += segment.pages
-        places, ends, first_page = torch.tensor(rows).unbind(1)
-        return cls(places.contiguous(), ends.contiguous(), torch.tensor(pages), first_page.contiguous())
+from qwire.engine.paged_attention import PagedAttention, Pieces
+from qwire.engine.segment import Segment
 
 
 class RaggedBatch:
@@ -114,23 +28,22 @@ class RaggedBatch:
     Args:
         pool: The keys and values of all sequences.
         segments: The sequences, in the order of their packed tokens.
-        lone: Attends for the lone ones; None = that is done sequence by sequence, as for the others.
+        paged: Attends for them; None = torch does, sequence by sequence.
     """
 
-    def __init__(self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None = None) -> None:
+    def __init__(self, pool: KVPool, segments: list[Segment], paged: PagedAttention | None = None) -> None:
         device = pool.shape.device
         self._pool = pool
         slots = [slot for segment in segments for slot in segment.slots(pool.page_tokens)]
         self._slots = torch.tensor(slots, device=device)
-        places = [end - segment.length for end, segment in zip(_ends(segments), segments, strict=True)]
-        placed = list(zip(places, segments, strict=True))
-        alone = [one for one in placed if lone is not None and one[1].is_lone]
-        self._lone, self._lone_tokens = lone, LoneTokens.of(alone) if alone else None
-        self._placed = [one for one in placed if lone is None or not one[1].is_lone]
-        others = [segment for _, segment in self._placed]
-        self._masks = [_mask(segment, pool) for segment in others]
-        self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in others]
-        scattered = [segment for segment, run in zip(others, self._runs, strict=True) if run is None]
+        self._paged = paged
+        if paged is not None:
+            self._pieces = Pieces.of(segments, self._slots)
+            return
+        self._placed = [(end - segment.length, segment) for end, segment in zip(_ends(segments), segments, strict=True)]
+        self._masks = [_mask(segment, pool) for segment in segments]
+        self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in segments]
+        scattered = [segment for segment, run in zip(segments, self._runs, strict=True) if run is None]
         pages = [page for segment in scattered for page in segment.pages]
         self._scattered_pages = torch.tensor(pages, device=device)
         # One buffer for all layers: they are computed one after the other.
@@ -150,12 +63,13 @@ class RaggedBatch:
         Returns:
             `[1, tokens, heads, head_size]`
         """
+        if self._paged is not None:
+            pool = self._pool
+            seen, page_tokens = pool.layer(layer), pool.page_tokens
+            return self._paged(self._pieces, seen, query, key, value, page_tokens=page_tokens, scaling=scaling)
         self._pool.write(layer, self._slots, key, value)
         _, heads, tokens, head_size = query.shape
         out = query.new_empty(1, tokens, heads, head_size)
-        if self._lone is not None and self._lone_tokens is not None:
-            page_tokens, seen = self._pool.page_tokens, self._pool.layer(layer)
-            self._lone(self._lone_tokens, seen, query, out, page_tokens=page_tokens, scaling=scaling)
         for (place, segment), mask, (k, v) in zip(self._placed, self._masks, self._seen(layer), strict=True):
             q = query.narrow(2, place, segment.length)
             attended = _attend_one(q, k, v, scaling) if segment.length == 1 else _attend_many(q, k, v, mask, scaling)

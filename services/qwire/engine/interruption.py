@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from qwire.engine.attention import LoneAttention, RaggedBatch, Segment
+from qwire.engine.attention import RaggedBatch
 from qwire.engine.kv_pool import KVPool
+from qwire.engine.paged_attention import PagedAttention
+from qwire.engine.segment import Segment
 
 
 class StepInterrupted(Exception):
@@ -38,14 +40,14 @@ class InterruptibleBatch(RaggedBatch):
     Args:
         pool: As of `RaggedBatch`.
         segments: As of `RaggedBatch`.
-        lone: As of `RaggedBatch`.
+        paged: As of `RaggedBatch`.
         interruption: Asked before each layer.
     """
 
     def __init__(
-        self, pool: KVPool, segments: list[Segment], lone: LoneAttention | None, interruption: Interruption
+        self, pool: KVPool, segments: list[Segment], paged: PagedAttention | None, interruption: Interruption
     ) -> None:
-        super().__init__(pool, segments, lone)
+        super().__init__(pool, segments, paged)
         self.interruption = interruption
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:

@@ -12,13 +12,13 @@ import torch
 
 from qwire.engine.adapter import ADAPTABLE
 from qwire.engine.arithmetic import Arithmetic
-from qwire.engine.attention import LoneAttention
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
 from qwire.engine.decoder import Decoder
 from qwire.engine.exact import ExactArithmetic
 from qwire.engine.kv_pool import KVShape
 from qwire.engine.lean_loader import load_lean
+from qwire.engine.paged_attention import PagedAttention
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic
@@ -47,7 +47,7 @@ class LoadedModel:
         parameters: Weights in all, tied ones once.
         non_finite_weights: Those of them that are NaN or infinite.
         linear_shapes: Rows and columns of the linear layers that an adapter may change, by their names in the weights.
-        lone_attention: Attends for single tokens; None = as for several.
+        paged_attention: Attends for tokens; None = torch does.
     """
 
     decoder: Decoder
@@ -58,7 +58,7 @@ class LoadedModel:
     parameters: int
     non_finite_weights: int
     linear_shapes: Mapping[str, tuple[int, int]]
-    lone_attention: LoneAttention | None = None
+    paged_attention: PagedAttention | None = None
 
     @property
     def kv_shape(self) -> KVShape:
@@ -100,13 +100,13 @@ def load_model(
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
     decoder: Decoder
-    lone: LoneAttention | None = None
+    paged: PagedAttention | None = None
     if device.type == "cpu" and config.quantization not in BITSANDBYTES:
         arithmetic, facts = _arithmetic(config, source_format)
         if weights_sha256 is not None and facts.method == "q8":
             check_quality(weights_sha256, facts.method, config)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
-        lone = arithmetic.attention
+        paged = arithmetic.attention
     else:
         if weights_sha256 is not None and config.quantization in BITSANDBYTES:
             check_quality(weights_sha256, config.quantization, config)
@@ -116,7 +116,7 @@ def load_model(
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
         files.read_all()
     shapes = _linear_shapes(files, checkpoint.layers)
-    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, shapes, lone)
+    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, shapes, paged)
 
 
 def thread_count(config: EngineConfig) -> int:

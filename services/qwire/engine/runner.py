@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qwire.engine.attention import Segment
 from qwire.engine.interruption import InterruptibleBatch, Interruption
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import AdapterRows
 from qwire.engine.prompt_scorer import Scores, score
 from qwire.engine.sampler import DrawnToken, draw
+from qwire.engine.segment import Segment
 from qwire.engine.sequence import Sequence
 from qwire.engine.step_plan import StepPlan
 
@@ -87,8 +87,8 @@ class ModelRunner:
 
         A token is a function of its logits, its seed and its position. The logits behind a draft are those that the
         model gives when the draft is the output, but for rounding; so the output is the same with drafts and without,
-        however it is sampled. Only where two tokens are equal but for the last bits can it differ, and with `q8`, whose
-        rows have the same bits in any batch, not even there.
+        however it is sampled. Only where two tokens are equal but for the last bits can it differ, and with the kernel
+        of a CPU, which gives a token the same bits in any batch, not even there.
         """
         ends = [(tokens.sequence, tokens.end) for tokens in plan.scheduled if tokens.samples]
         rows = torch.tensor([self._rows[one] for one in ends], device=self._logits.device)
@@ -103,11 +103,11 @@ class ModelRunner:
             token_ids += tokens.sequence.token_ids(tokens.start, tokens.length)
             token_ids += tokens.draft
             positions += range(tokens.start, tokens.start + tokens.rows)
-            segments.append(Segment(tokens.pages, tokens.start, tokens.rows, one_by_one=tokens.is_decode))
+            segments.append(Segment(tokens.pages, tokens.start, tokens.rows))
         device = self._loaded.device
         return self._loaded.decoder.hidden(
             torch.tensor(token_ids, device=device),
             torch.tensor(positions, device=device),
-            InterruptibleBatch(self._pool, segments, self._loaded.lone_attention, self.interruption),
+            InterruptibleBatch(self._pool, segments, self._loaded.paged_attention, self.interruption),
             AdapterRows(((tokens.sequence.adapter, tokens.rows) for tokens in plan.scheduled), device),
         )

@@ -1,16 +1,17 @@
-"""Attention of single tokens, by the compiled kernel."""
+"""Attention of packed tokens, by the compiled kernel."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from qwire.engine.attention import LoneTokens
 from qwire.engine.kv_pool import KeysAndValues
+from qwire.engine.paged_attention import Pieces
 from qwire.engine.q8.library import AttentionArgument, Library
 
 
 class KernelAttention:
-    """See `qwire.engine.attention.LoneAttention`. For float32 keys and values on a CPU.
+    """See `qwire.engine.paged_attention.PagedAttention`. For float32 keys and values on a CPU.
 
     Args:
         library: Computes it.
@@ -20,17 +21,30 @@ class KernelAttention:
         self._library = library
 
     def __call__(
-        self, tokens: LoneTokens, layer: KeysAndValues, query: Tensor, out: Tensor, *, page_tokens: int, scaling: float
-    ) -> None:
-        """See `LoneAttention.__call__`."""
+        self,
+        pieces: Pieces,
+        layer: KeysAndValues,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        *,
+        page_tokens: int,
+        scaling: float,
+    ) -> Tensor:
+        """See `PagedAttention.__call__`."""
         keys, values = layer
-        _, kv_heads, size = keys.shape
-        query = query[0].transpose(0, 1)
-        if query.stride(1) != size or query.stride(2) != 1:
-            query = query.contiguous()
+        _, heads, tokens, size = query.shape
+        parts = tuple(part[0].transpose(0, 1) for part in (query, key, value))
+        strides = (parts[0].stride(0), size, 1)
+        if any(part.stride() != strides for part in parts):
+            joined = torch.cat(parts, dim=1)
+            parts = joined.split((heads, key.shape[1], value.shape[1]), dim=1)
+        out = query.new_empty(1, tokens, heads, size)
         argument = AttentionArgument(
-            *(keys.data_ptr(), values.data_ptr(), query.shape[1], kv_heads, size, page_tokens, len(tokens.ends)),
-            *(tokens.pages.data_ptr(), tokens.first_page.data_ptr(), tokens.places.data_ptr(), tokens.ends.data_ptr()),
-            scaling,
+            *(keys.data_ptr(), values.data_ptr(), heads, key.shape[1], size, page_tokens, tokens, len(pieces.pieces)),
+            *(pieces.slots.data_ptr(), pieces.pages.data_ptr(), pieces.pieces.data_ptr()),
+            *(part.data_ptr() for part in parts),
+            *(parts[0].stride(0), scaling),
         )
-        self._library.attend(argument, query.data_ptr(), query.stride(0), out.data_ptr())
+        self._library.attend(argument, out.data_ptr())
+        return out

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernel.cpp", "float32.cpp"))
-HEADERS = (Path(__file__).with_name("input.h"),)
+SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
+HEADERS = tuple(sorted(Path(__file__).parent.glob("*.h")))
 NATIVE = ("-march=native",)
 """Compiler options that take every instruction of the machine that compiles."""
 

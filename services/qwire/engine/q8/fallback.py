@@ -10,6 +10,9 @@ from qwire.engine.arithmetic import HeadNorms, Norm, gated
 from qwire.engine.exact import ExactRouter, rotate
 from qwire.engine.q8.kernel import GROUP
 
+MOST = 127.0
+"""The largest number that is rounded to."""
+
 
 class FallbackArithmetic:
     """Stands for `Q8Arithmetic`."""
@@ -38,13 +41,11 @@ class FallbackMatrix:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self.rows, self.columns = weight.shape
-        groups = pad(weight, (0, -self.columns % GROUP)).view(self.rows, -1, GROUP)
-        # A NaN or an infinity makes the scale NaN, and with it every product.
-        most = groups.abs().amax(-1) / 127.0 + (groups * 0.0).sum(-1)
-        self.scales = most.half()
+        groups = _transformed_groups(weight)
+        self.scales = (_most(groups) / MOST).half()
         scales = self.scales.float()
         inverse = torch.where(scales > 0, 1 / scales, 0.0)
-        self.values = (groups * inverse[..., None]).round().clamp(-127, 127).nan_to_num().to(torch.int8)
+        self.values = (groups * inverse).round().clamp(-MOST, MOST).nan_to_num().to(torch.int8)
         self.bias = bias
 
     def as_matrix(self) -> FallbackMatrix:
@@ -53,15 +54,15 @@ class FallbackMatrix:
 
     def rows_of(self, token_ids: Tensor) -> Tensor:
         """See `Embedding.rows_of`."""
-        values = self.values[token_ids].float() * self.scales[token_ids].float()[..., None]
-        return values.flatten(1)[:, : self.columns]
+        values = self.values[token_ids].float() * self.scales[token_ids].float()
+        return transformed(values).flatten(1)[:, : self.columns]
 
     def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """See `Matrix.of`."""
         if norm is not None:
             x = norm.of(x)
-        weight = (self.values.float() * self.scales.float()[..., None]).flatten(1)[:, : self.columns]
-        return linear(x, weight, self.bias)
+        weight = (self.values.float() * self.scales.float()).flatten(1)
+        return linear(rounded(x), weight, self.bias)
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
         """See `Matrix.add_to`."""
@@ -70,3 +71,34 @@ class FallbackMatrix:
     def add_gated_to(self, residual: Tensor, gate_up: Tensor) -> None:
         """See `Matrix.add_gated_to`."""
         residual += self.of(gated(gate_up))
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Return activations `[tokens, columns]`, transformed and rounded as the kernel does, columns to whole groups."""
+    groups = _transformed_groups(x)
+    most = _most(groups)
+    inverse = torch.where(most > 0, MOST / most, 0.0)
+    return ((groups * inverse).round() * (most / MOST)).flatten(1)
+
+
+def transformed(groups: Tensor) -> Tensor:
+    """Return groups `[..., GROUP]` as transform.h makes them; done twice, they are what they were."""
+    rows = groups.unflatten(-1, (8, 8))
+    return _add_and_subtract(_add_and_subtract(rows).mT).flatten(-2) * 0.125
+
+
+def _add_and_subtract(rows: Tensor) -> Tensor:
+    for half in (4, 2, 1):
+        first, second = rows.unflatten(-2, (-1, 2, half)).unbind(-3)
+        rows = torch.stack((first + second, first - second), dim=-3).flatten(-4, -2)
+    return rows
+
+
+def _transformed_groups(x: Tensor) -> Tensor:
+    """Return `[rows, groups, GROUP]`."""
+    return transformed(pad(x, (0, -x.shape[1] % GROUP)).unflatten(1, (-1, GROUP)))
+
+
+def _most(groups: Tensor) -> Tensor:
+    """Return the largest magnitudes; a NaN or an infinity makes them NaN, and with them every product."""
+    return groups.abs().amax(-1, keepdim=True) + (groups * 0.0).sum(-1, keepdim=True)

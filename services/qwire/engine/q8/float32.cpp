@@ -14,66 +14,26 @@
 #include <utility>
 #include <vector>
 
+#include "float_tile.h"
 #include "input.h"
 
 namespace {
 
-constexpr int64_t kLanes = 32;           // rows of weights in a block
-constexpr int64_t kAhead = 48 * kLanes;  // how far ahead of their use weights are fetched
-constexpr int64_t kLine = 16;            // floats of a cache line
 constexpr int64_t kPanel = 1024;         // columns of a block that stay in a core's cache while rows pass by
 constexpr int64_t kPiece = 64;           // columns of activations that are prepared together
 constexpr int64_t kCached = 1 << 20;     // activations that pass by before a block of weights is read again
-
-// A register, and as many rows of a tile as leave room for weights beside the sums.
-#if defined(__AVX512F__)
-constexpr int kWidth = 16, kTile = 12;
-#elif defined(__AVX2__) && defined(__FMA__)
-constexpr int kWidth = 8, kTile = 3;
-#else
-constexpr int kWidth = 4, kTile = 2;
-#endif
-
-typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
-
-template <int Rows, bool Fetch> void tile(const float *w, const float *a, int64_t columns, float *out) {
-  constexpr int kVectors = kLanes / kWidth;
-  // Vector by vector: an array that is set or copied as a whole stays in memory.
-  Vector sum[Rows][kVectors];
-  for (auto &row : sum)
-    for (auto &part : row) part = Vector{};
-  for (int64_t column = 0; column < columns; ++column, w += kLanes, a += Rows) {
-    if (Fetch)
-      for (int64_t line = 0; line < kLanes; line += kLine) __builtin_prefetch(w + kAhead + line);
-    Vector weights[kVectors];
-    for (int part = 0; part < kVectors; ++part) std::memcpy(&weights[part], w + part * kWidth, sizeof(Vector));
-    for (int row = 0; row < Rows; ++row)
-      for (int part = 0; part < kVectors; ++part) sum[row][part] += weights[part] * a[row];
-  }
-  for (int row = 0; row < Rows; ++row)
-    for (int part = 0; part < kVectors; ++part)
-      std::memcpy(out + row * kLanes + part * kWidth, &sum[row][part], sizeof(Vector));
-}
 
 using Tile = void (*)(const float *, const float *, int64_t, float *);
 
 template <bool Fetch, int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
   struct {
     Tile of_rows[sizeof...(Less)];
-  } all{{tile<Less + 1, Fetch>...}};
+  } all{{float_tile<Less + 1, 1, Less + 1, Fetch>...}};
   return all;
 }
 
 constexpr auto kFetching = tiles_of<true>(std::make_integer_sequence<int, kTile>());
 constexpr auto kRepeating = tiles_of<false>(std::make_integer_sequence<int, kTile>());
-
-// Some columns of a row of the input, as they are multiplied.
-void prepare(const Input &input, int64_t row, float inverse, int64_t first, int64_t count, int64_t columns, float *out) {
-  const float *x = input.x + row * input.stride + first;
-  if (input.kind == 1) scale(x, input.norm + first, inverse, count, out);
-  else if (input.kind == 2) silu_gate(x, x + columns, count, out);
-  else std::copy(x, x + count, out);
-}
 
 } // namespace
 

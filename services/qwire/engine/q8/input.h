@@ -64,4 +64,12 @@ inline void silu_gate(const float *gate, const float *up, int64_t columns, float
   for (int64_t i = 0; i < columns; ++i) out[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+// Some columns of a row of the input, as they are multiplied.
+inline void prepare(const Input &input, int64_t row, float inverse, int64_t first, int64_t count, int64_t columns, float *out) {
+  const float *x = input.x + row * input.stride + first;
+  if (input.kind == 1) scale(x, input.norm + first, inverse, count, out);
+  else if (input.kind == 2) silu_gate(x, x + columns, count, out);
+  else std::copy(x, x + count, out);
+}
+
 } // namespace

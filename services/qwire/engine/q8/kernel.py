@@ -9,9 +9,9 @@ from qwire.engine.arithmetic import Norm
 from qwire.engine.q8.arithmetic import KernelArithmetic
 from qwire.engine.q8.library import GATED, NORMED, PLAIN, InputArgument, Library, WeightArgument
 
-GROUP = 32
+GROUP = 64
 """Columns that share a scale."""
-BLOCK = 16
+BLOCK = 32
 """Rows that are computed together."""
 
 
@@ -28,12 +28,12 @@ class Q8Arithmetic(KernelArithmetic):
 
 
 class Q8Matrix:
-    """See `Matrix` and `Embedding`. The layout of the values is written in `kernel.cpp`."""
+    """See `Matrix` and `Embedding`. The layout of the values is written in `tile.h`."""
 
     def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
         self.rows, self.columns = weight.shape
         blocks, groups = -(-self.rows // BLOCK), -(-self.columns // GROUP)
-        self.values = torch.empty(blocks, groups, GROUP // 2, BLOCK, 2, dtype=torch.int8)
+        self.values = torch.empty(blocks, groups, GROUP // 4, BLOCK, 4, dtype=torch.uint8)
         self.scales = torch.empty(blocks, groups, BLOCK, dtype=torch.float16)
         self.bias = None if bias is None else bias.contiguous()
         self._library = library
@@ -55,9 +55,10 @@ class Q8Matrix:
 
     def rows_of(self, token_ids: Tensor) -> Tensor:
         """See `Embedding.rows_of`."""
-        blocks, lanes = token_ids // BLOCK, token_ids % BLOCK
-        values = self.values[blocks, :, :, lanes].flatten(2).float() * self.scales[blocks, :, lanes].float()[..., None]
-        return values.flatten(1)[:, : self.columns].contiguous()
+        numbers = token_ids.contiguous()
+        out = torch.empty(len(numbers), self.columns)
+        self._library.rows(self._weight, numbers.data_ptr(), len(numbers), out.data_ptr())
+        return out
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
         """See `Matrix.add_to`."""

@@ -11,7 +11,7 @@ PLAIN, NORMED, GATED = range(3)
 
 
 class WeightArgument(ctypes.Structure):
-    """`Weight` of kernel.cpp."""
+    """`Weight` of int8.cpp."""
 
     _fields_ = (
         ("rows", ctypes.c_int64),
@@ -47,7 +47,7 @@ class InputArgument(ctypes.Structure):
 
 
 class AttentionArgument(ctypes.Structure):
-    """`Attention` of kernel.cpp."""
+    """`Attention` of attention.cpp."""
 
     _fields_ = (
         ("keys", ctypes.c_void_p),
@@ -56,11 +56,15 @@ class AttentionArgument(ctypes.Structure):
         ("kv_heads", ctypes.c_int64),
         ("size", ctypes.c_int64),
         ("page_tokens", ctypes.c_int64),
-        ("rows", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("pieces", ctypes.c_int64),
+        ("slots", ctypes.c_void_p),
         ("pages", ctypes.c_void_p),
-        ("first_page", ctypes.c_void_p),
-        ("tokens", ctypes.c_void_p),
-        ("ends", ctypes.c_void_p),
+        ("piece", ctypes.c_void_p),
+        ("query", ctypes.c_void_p),
+        ("key", ctypes.c_void_p),
+        ("value", ctypes.c_void_p),
+        ("stride", ctypes.c_int64),
         ("scaling", ctypes.c_float),
     )
 
@@ -80,6 +84,8 @@ class Library:
         integer, pointer, weight = ctypes.c_int64, ctypes.c_void_p, ctypes.POINTER(WeightArgument)
         self.pack = functions.qwire_q8_pack
         self.pack.argtypes = (pointer, weight)
+        self.rows = functions.qwire_q8_rows
+        self.rows.argtypes = (weight, pointer, integer, pointer)
         self.linear = functions.qwire_q8_linear
         self.linear.argtypes = (weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
         self.route = functions.qwire_route
@@ -92,9 +98,9 @@ class Library:
         self.rotate = functions.qwire_rotate
         self.rotate.argtypes = (pointer, *(integer,) * 5, *(pointer,) * 3, ctypes.c_float)
         self.attend = functions.qwire_attend
-        self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer, integer, pointer)
+        self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer)
         for function in (
-            *(self.pack, self.linear, self.float32_pack, self.float32_linear),
+            *(self.pack, self.rows, self.linear, self.float32_pack, self.float32_linear),
             *(self.route, self.rotate, self.attend),
         ):
             function.restype = None

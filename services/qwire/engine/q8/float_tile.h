@@ -1,0 +1,47 @@
+// A few rows of float32 numbers times 32 columns, all sums in registers: what float32 layers and attention are made of.
+
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+constexpr int64_t kLanes = 32;          // columns that are computed together
+constexpr int64_t kAhead = 48 * kLanes; // how far ahead of their use they are fetched
+constexpr int64_t kLine = 16;           // floats of a cache line
+
+// A register, and as many rows of a tile as leave room for columns beside the sums.
+#if defined(__AVX512F__)
+constexpr int kWidth = 16, kTile = 12;
+#elif defined(__AVX2__) && defined(__FMA__)
+constexpr int kWidth = 8, kTile = 3;
+#else
+constexpr int kWidth = 4, kTile = 2;
+#endif
+
+typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
+
+// out[Rows][kLanes] = the sum over n < count of a[row, n] * w[n][kLanes], in the order of n. a[row, n] is at
+// a[row * RowStep + n * Step]. With `Fetch`, w comes from memory and is fetched ahead.
+template <int Rows, int RowStep, int Step, bool Fetch>
+void float_tile(const float *w, const float *a, int64_t count, float *out) {
+  constexpr int kVectors = kLanes / kWidth;
+  // Vector by vector: an array that is set or copied as a whole stays in memory.
+  Vector sum[Rows][kVectors];
+  for (auto &row : sum)
+    for (auto &part : row) part = Vector{};
+  for (int64_t n = 0; n < count; ++n, w += kLanes, a += Step) {
+    if (Fetch)
+      for (int64_t line = 0; line < kLanes; line += kLine) __builtin_prefetch(w + kAhead + line);
+    Vector columns[kVectors];
+    for (int part = 0; part < kVectors; ++part) std::memcpy(&columns[part], w + part * kWidth, sizeof(Vector));
+    for (int row = 0; row < Rows; ++row)
+      for (int part = 0; part < kVectors; ++part) sum[row][part] += columns[part] * a[row * RowStep];
+  }
+  for (int row = 0; row < Rows; ++row)
+    for (int part = 0; part < kVectors; ++part)
+      std::memcpy(out + row * kLanes + part * kWidth, &sum[row][part], sizeof(Vector));
+}
+
+} // namespace
