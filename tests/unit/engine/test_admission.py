@@ -76,7 +76,9 @@ def test_low_priority_has_half_of_the_queue(busy: Desk, make_sequence: MakeSeque
     assert busy.fill([make_sequence() for _ in range(20)]) == 4
 
 
-def test_high_priority_finds_room_in_a_full_queue(busy: Desk, make_sequence: MakeSequence) -> None:
+def test_high_priority_finds_room_in_a_full_queue(make_sequence: MakeSequence) -> None:
+    busy = Desk()
+    busy.fill([make_sequence(priority=1) for _ in range(MAX_RUNNING)])  # who would not give way
     assert busy.fill([make_sequence() for _ in range(20)]) == 8
     assert busy.fill([make_sequence(priority=1) for _ in range(20)]) == 1
     assert busy.fill([make_sequence(tenant="b") for _ in range(20)]) == 1
