@@ -77,7 +77,8 @@ def rounded(x: Tensor) -> Tensor:
     """Return activations `[tokens, columns]`, transformed and rounded as the kernel does, columns to whole groups."""
     groups = _transformed_groups(x)
     most = _most(groups)
-    inverse = torch.where(most > 0, MOST / most, 0.0)
+    # Not `MOST / most`, which torch makes a product with the reciprocal, and which may be one bit off.
+    inverse = torch.where(most > 0, torch.full_like(most, MOST) / most, 0.0)
     return ((groups * inverse).round() * (most / MOST)).flatten(1)
 
 
