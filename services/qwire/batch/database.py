@@ -133,6 +133,12 @@ def _set_up_sqlite(engine: AsyncEngine) -> None:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def roll_back(connection: Any, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        # Of a caller who was cancelled. A connection that is closed with a statement left lives on, with its lock.
+        with suppress(sqlite3.Error):
+            connection.rollback()
+
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         reading = connection.get_execution_options().get("qwire_reading", False)
