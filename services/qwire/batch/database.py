@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import await_only
 
 from qwire.batch.errors import StoreUnavailable
 from qwire.batch.outage import available
@@ -18,6 +20,8 @@ from qwire.batch.outage import available
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 _POSTGRES = {"plan_cache_mode": "force_custom_plan"}
 """A plan that was made while a table was small would be kept while it grows, and read all of it."""
+_SWITCH_ATTEMPTS = 5
+_SWITCH_WAIT_S = 0.1
 _LOOK_S = 0.01
 """How often a database that is being closed looks whether its connections are back, seconds."""
 
@@ -124,11 +128,32 @@ def _set_up_sqlite(engine: AsyncEngine) -> None:
         # would fail.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        _use_log(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def roll_back(connection: Any, *_: Any) -> None:  # pyright: ignore[reportUnusedFunction]
+        # Of a caller who was cancelled. A connection that is closed with a statement left lives on, with its lock.
+        with suppress(sqlite3.Error):
+            connection.rollback()
 
     @event.listens_for(engine.sync_engine, "begin")
     def begin(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]
         reading = connection.get_execution_options().get("qwire_reading", False)
         connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+def _use_log(cursor: Any) -> None:
+    """Switch to WAL mode. Of two connections that do so with a new file, SQLite may refuse one without any wait."""
+    for _ in range(_SWITCH_ATTEMPTS - 1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            await_only(asyncio.sleep(_SWITCH_WAIT_S))
+        else:
+            return
+    cursor.execute("PRAGMA journal_mode=WAL")
