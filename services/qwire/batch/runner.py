@@ -135,7 +135,7 @@ class JobRunner:
             self._window.shrink()
         else:
             self._window.grow()
-        self._outcomes.append(_outcome(item, work, ended))
+        self._outcomes.append(outcome_of(item, work, ended))
         self._landed.set()
 
     async def _record(self) -> None:
@@ -181,7 +181,8 @@ async def _patiently(ask: Callable[_P, Awaitable[_T]], *arguments: _P.args, **op
             await asyncio.sleep(_STORE_WAIT_S)
 
 
-def _outcome(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:
+def outcome_of(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:
+    """Return what an attempt means for its item: an outcome, or PENDING for another attempt after a wait."""
     if isinstance(ended, Ended):
         return Outcome(item.lease, ended.state, ended.content, ended.tokens)
     failures = item.failures + ended.failed
