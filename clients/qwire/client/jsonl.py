@@ -43,7 +43,31 @@ def read_items(path: Path) -> Iterator[BatchItem]:
                 value = json.loads(line)
             except ValueError as error:
                 raise InvalidRequest.of(where, f"not JSON: {error}") from error
-            yield _item(value, number, where)
+            yield item_of(value, number, where)
+
+
+def item_of(value: object, number: int, where: str) -> BatchItem:
+    """Return the item that a line asks for.
+
+    Args:
+        value: The line, parsed.
+        number: Names the item where it does not name itself.
+        where: Where the line is, for errors.
+
+    Raises:
+        InvalidRequest: It has neither form.
+    """
+    match value:
+        case str():
+            return BatchItem(value, id=str(number))
+        case {"custom_id": _}:
+            return openai_item(cast("Mapping[str, Any]", value), where)
+        case {"prompt": prompt, **options}:
+            item_id = options.pop("id", str(number))
+            _check_options(options, where)
+            return BatchItem(cast("Prompt", prompt), id=str(item_id), options=cast("GenerationOptions", options))
+        case _:
+            raise InvalidRequest.of(where, "a string, an object with a prompt, or one with a custom_id is needed")
 
 
 def result_line(item: BatchJobItem, line_format: LineFormat) -> str:
@@ -65,20 +89,6 @@ def cursor_of(line: str) -> int:
             return int(name.removeprefix("batch_req_"))
         case _:
             raise ValueError("not a line of results")
-
-
-def _item(value: object, number: int, where: str) -> BatchItem:
-    match value:
-        case str():
-            return BatchItem(value, id=str(number))
-        case {"custom_id": _}:
-            return openai_item(cast("Mapping[str, Any]", value), where)
-        case {"prompt": prompt, **options}:
-            item_id = options.pop("id", str(number))
-            _check_options(options, where)
-            return BatchItem(cast("Prompt", prompt), id=str(item_id), options=cast("GenerationOptions", options))
-        case _:
-            raise InvalidRequest.of(where, "a string, an object with a prompt, or one with a custom_id is needed")
 
 
 def _check_options(options: dict[str, Any], where: str) -> None:

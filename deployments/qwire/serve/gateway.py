@@ -38,6 +38,7 @@ class Gateway:
         replicas: dict[str, DeploymentHandle[Any]],
         runners: DeploymentHandle[Any] | None,  # noqa: ARG002 - see above
     ) -> None:
+        self._application = config, cache_dir
         self._telemetry = configure(config.telemetry)
         self._registry = ModelRegistry([model.served_id for model in config.models])
         self._server = GatewayServer(self._registry, config.gateway.server, self._telemetry)
@@ -58,6 +59,10 @@ class Gateway:
     async def serves(self) -> bool:
         """Whether every model has generated a token and still serves."""
         return every_model_serves(self._server)
+
+    async def application(self) -> tuple[AppConfig, Path]:
+        """Return the whole application, and where model files are kept: for whoever joins it from outside."""
+        return self._application
 
     async def check_health(self) -> None:
         """Let Serve restart this gateway when a model could not be attached for good."""

@@ -148,7 +148,7 @@ class JobRunner:
             self._changed.set()
         if isinstance(ended, Interrupted) and ended.overloaded:
             self._window.shrink()
-        self._outcomes.append(_outcome(item, work, ended))
+        self._outcomes.append(outcome_of(item, work, ended))
         self._landed.set()
 
     def _taken(self) -> None:
@@ -200,7 +200,8 @@ async def _patiently(ask: Callable[_P, Awaitable[_T]], *arguments: _P.args, **op
     raise AssertionError("unreachable")
 
 
-def _outcome(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:
+def outcome_of(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:
+    """Return what an attempt means for its item: an outcome, or PENDING for another attempt after a wait."""
     if isinstance(ended, Ended):
         return Outcome(item.lease, ended.state, ended.content, ended.tokens)
     failures = item.failures + ended.failed

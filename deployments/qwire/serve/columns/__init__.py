@@ -1,0 +1,1 @@
+"""Columns: Parquet or lines of JSON in, Parquet out, by Ray Data on the engines that Serve runs."""
