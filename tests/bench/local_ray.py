@@ -1,4 +1,4 @@
-"""Ray and Serve on this machine for the time of a benchmark."""
+"""Ray and Serve on this machine for the time of a benchmark or of cluster tests."""
 
 from __future__ import annotations
 

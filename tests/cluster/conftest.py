@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import socket
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.protocol import EngineStats
 from qwire.rpc.config import BatchConfig, HealthConfig, ServerConfig
 from qwire.serve.config import AppConfig, GatewaySettings, ModelSettings, ReplicaSettings
-from qwire.serve.environment import prepare_ray
 from qwire.telemetry.setup import TelemetryConfig
+from tests.bench.local_ray import local_ray
 from tests.support.otlp_receiver import OtlpReceiver, otlp_receiver
 from tests.support.peft_adapter import write_adapter
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
@@ -73,15 +72,8 @@ def collector() -> Generator[OtlpReceiver]:
 @pytest.fixture(scope="session")
 def ray_cluster() -> Generator[None]:
     """Ray and Serve, without an application."""
-    prepare_ray()
-    import ray  # noqa: PLC0415 - reads its environment when it is imported
-    from ray import serve  # noqa: PLC0415 - likewise
-
-    ray.init("local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
-    yield
-    serve.shutdown()
-    ray.shutdown()
+    with local_ray():
+        yield
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,3 +56,14 @@ class JobProgress:
             failed=job.failed + job.expired,
             tokens_per_s=self._tokens / (time.monotonic() - self._began),
         )
+
+    def rows(self, total: int, landed: int, failed: int, output_tokens: int) -> None:
+        """Show rows that are generated without a job."""
+        self._bar.update(
+            self._task,
+            description="rows",
+            total=total,
+            completed=landed,
+            failed=failed,
+            tokens_per_s=output_tokens / (time.monotonic() - self._began),
+        )
