@@ -107,7 +107,7 @@ def _generate(
         PieceSource(pieces),
         override_num_blocks=len(pieces),
         concurrency=workers,
-        ray_remote_args={"num_cpus": 0},  # a laptop's replica may have taken all there are
+        num_cpus=0,  # a laptop's replica may have taken all there are
     )
     done = read_dataset.map_batches(
         RowGenerator,
@@ -160,7 +160,8 @@ def _metadata(piece: Piece, wanted: Sequence[range]) -> BlockMetadata:
 @contextmanager
 def _attached(address: str) -> Generator[None]:
     """Join a running cluster, and leave it."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for name in ("ray", "ray.data", "ray.serve"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
@@ -191,15 +192,19 @@ def _told(tally: Any, progress: Progress, rows: int, before: int) -> Generator[N
     """Tell of the progress while the block runs."""
     ended = threading.Event()
 
+    def tell() -> None:
+        landed, failed, output_tokens = ray.get(tally.counts.remote())
+        progress(rows, min(rows, before + landed), failed, output_tokens)
+
     def look() -> None:
         while not ended.wait(_LOOK_S):
-            landed, failed, output_tokens = ray.get(tally.counts.remote())
-            progress(rows, min(rows, before + landed), failed, output_tokens)
+            tell()
 
     watcher = threading.Thread(target=look, name="progress", daemon=True)
     watcher.start()
     try:
         yield
+        tell()
     finally:
         ended.set()
         watcher.join()
