@@ -44,6 +44,10 @@ class RowRunner:
             item = replace(item, partial=outcome.partial, failures=item.failures + outcome.failed)
             await asyncio.sleep(max(0.0, (outcome.available_ns - time.time_ns()) / 1e9))
 
+    def _taken(self) -> None:
+        self._window.grow()
+        self._admit()
+
     @asynccontextmanager
     async def _place(self) -> AsyncGenerator[None]:
         """Wait for a place within the window, first come, first served."""
@@ -57,10 +61,6 @@ class RowRunner:
             if not place.cancelled():  # else it never came
                 self._running -= 1
             self._admit()
-
-    def _taken(self) -> None:
-        self._window.grow()
-        self._admit()
 
     def _admit(self) -> None:
         while self._waiting and self._running < self._window.size:
