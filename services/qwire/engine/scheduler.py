@@ -157,8 +157,7 @@ class Scheduler:
             now_unix_ns: When they were drawn.
 
         Returns:
-            What of the drafts holds: tokens that are computed already, to be drawn from and booked in the same way. It
-            is empty at last.
+            What of the drafts holds: tokens that are computed, to be drawn from and booked the same way; empty at last.
         """
         holding: list[ScheduledTokens] = []
         for tokens in plan.scheduled:
@@ -201,8 +200,7 @@ class Scheduler:
         preempted: list[Sequence] = []
         self._admit()
         while self._waiting:
-            first = self._waiting.first
-            yielding = [running for running in self._running.values() if gives_way(running, first)]
+            yielding = [running for running in self._running.values() if gives_way(running, self._waiting.first)]
             if not yielding:
                 break
             preempted.append(self._preempt(max(yielding, key=self._waiting.order), now_unix_ns))
@@ -227,8 +225,7 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self._waiting and len(self._running) < self._max_running:
-            sequence = self._waiting.first
-            if not self._cache.can_allocate(sequence):
+            if not self._cache.can_allocate(sequence := self._waiting.first):
                 return
             self._waiting.remove(sequence)
             sequence.reuse(self._cache.allocate(sequence))
