@@ -90,7 +90,7 @@ void qwire_q8_pack(const float *matrix, const Weight *weight) {
         float x[kGroup] = {};
         if (length) std::copy_n(matrix + row * weight->columns + first, length, x);
         transform(x);
-        const _Float16 scale = static_cast<_Float16>(most_of(x) / kMost);
+        const Half scale = static_cast<Half>(most_of(x) / kMost);
         std::memcpy(scales + lane, &scale, 2);
         const float inverse = static_cast<float>(scale) > 0.0f ? 1.0f / static_cast<float>(scale) : 0.0f;
         for (int64_t i = 0; i < kGroup; ++i) {
@@ -109,7 +109,7 @@ void qwire_q8_rows(const Weight *weight, const int64_t *numbers, int64_t count, 
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t place = numbers[n] / kBlock * groups + group, lane = numbers[n] % kBlock;
       const uint8_t *values = weight->values + place * kBlock * kGroup;
-      _Float16 scale;
+      Half scale;
       std::memcpy(&scale, weight->scales + place * kBlock + lane, 2);
       float x[kGroup];
       for (int64_t i = 0; i < kGroup; ++i)

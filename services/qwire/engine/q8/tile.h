@@ -1,5 +1,6 @@
 // A block of 8-bit weights times a few rows of 8-bit activations, in the instructions of the machine that compiles:
-// AVX-512 and AVX2, each with and without VNNI, or, elsewhere (Arm among it), what the compiler makes of plain loops.
+// AVX-512 and AVX2, each with and without VNNI, Arm's NEON with dot products, or, elsewhere, what the compiler makes of
+// plain loops.
 //
 // Weights are cut into blocks of 32 rows and groups of 64 columns, activations into tiles of a few rows and the same
 // groups. Four neighbouring columns, a quad, are multiplied at once. The layouts are
@@ -21,9 +22,17 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 namespace {
+
+#if defined(__ARM_FP16_FORMAT_IEEE)
+typedef __fp16 Half; // GCC before 13 has no _Float16 in C++ there
+#else
+typedef _Float16 Half;
+#endif
 
 constexpr int64_t kGroup = 64; // columns that share a scale
 constexpr int64_t kBlock = 32; // rows of weights that are computed together
@@ -70,6 +79,18 @@ inline void add_scaled(float *total, Ints sum, Floats scale, float factor) {
   _mm256_storeu_ps(total, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), both, _mm256_loadu_ps(total)));
 }
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int64_t kWidth = 4;
+typedef int32x4_t Ints;
+typedef float32x4_t Floats;
+
+inline Ints repeat(int32_t value) { return vdupq_n_s32(value); }
+inline Floats from_halves(const uint16_t *from) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
+inline void add_scaled(float *total, Ints sum, Floats scale, float factor) {
+  vst1q_f32(total, vfmaq_f32(vld1q_f32(total), vcvtq_f32_s32(sum), vmulq_n_f32(scale, factor)));
+}
+
 #endif
 
 // ----------------------------------------------------------------------------------- a quad of weights and activations
@@ -80,6 +101,7 @@ constexpr int kTile = kWidth == 16 ? 12 : 6; // as many rows as leave registers 
 typedef int8_t Activation;
 typedef Ints Weights;
 
+inline Ints begin(int32_t offset) { return repeat(offset); }
 inline Weights weights_at(const uint8_t *w) { return load(w); }
 // In assembler: of the intrinsic, compilers of these years make a copy of the sum each time.
 inline void multiply_add(Ints &sum, const Weights &weights, const Activation *a) {
@@ -103,6 +125,7 @@ struct Weights {
   Ints even, odd;
 };
 
+inline Ints begin(int32_t offset) { return repeat(offset); }
 inline Weights weights_at(const uint8_t *w) {
   const Ints both = load(w);
   return {even_bytes(both), odd_bytes(both)};
@@ -114,13 +137,28 @@ inline void multiply_add(Ints &sum, const Weights &weights, const Activation *a)
   sum = add_pairs(add_pairs(sum, weights.even, repeat(even)), weights.odd, repeat(odd));
 }
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+// Dot products are of signed bytes here: the 128 is taken out of the weights themselves, and offsets are not needed.
+constexpr int kTile = 12;
+typedef int8_t Activation;
+typedef int8x16_t Weights;
+
+inline Ints begin(int32_t) { return repeat(0); }
+inline Weights weights_at(const uint8_t *w) { return vreinterpretq_s8_u8(veorq_u8(vld1q_u8(w), vdupq_n_u8(128))); }
+inline void multiply_add(Ints &sum, const Weights &weights, const Activation *a) {
+  int32_t quad;
+  std::memcpy(&quad, a, 4);
+  sum = vdotq_s32(sum, weights, vreinterpretq_s8_s32(repeat(quad)));
+}
+
 #else
 
 constexpr int kTile = 4;
 typedef int8_t Activation;
 
 inline float from_half(uint16_t bits) {
-  _Float16 value;
+  Half value;
   std::memcpy(&value, &bits, 2);
   return static_cast<float>(value);
 }
@@ -141,11 +179,11 @@ void tile(const uint8_t *w, const uint16_t *w_scale, const Activation *a, const 
           int64_t groups, float *out) {
   std::fill(out, out + Rows * kBlock, 0.0f);
   for (int64_t group = 0; group < groups; ++group) {
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
     for (int64_t lane = 0; lane < kBlock; lane += 2 * kWidth) {
       Ints sum[Rows][2];
 #pragma GCC unroll 16
-      for (int row = 0; row < Rows; ++row) sum[row][0] = sum[row][1] = repeat(offset[row]);
+      for (int row = 0; row < Rows; ++row) sum[row][0] = sum[row][1] = begin(offset[row]);
 #pragma GCC unroll 1
       for (int64_t quad = 0; quad < kQuads; ++quad) {
         const uint8_t *here = w + (quad * kBlock + lane) * 4;
