@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 
-from qwire.client import AsyncClient, Delta, GenerationOptions, Unavailable
+from qwire.client import AsyncClient, ClientOptions, Delta, GenerationOptions, Unavailable
 from qwire.telemetry.setup import TelemetryConfig
 from tests.cluster.conftest import Cluster, app_config, ready
 from tests.support.otlp_receiver import OtlpReceiver, attributes, eventually
@@ -143,7 +143,8 @@ async def test_health_watch_tells_the_death_and_the_return(mortal: Cluster) -> N
 async def test_drain_refuses_new_calls_and_finishes_open_ones(mortal: Cluster) -> None:
     from ray import serve  # noqa: PLC0415 - as above
 
-    async with AsyncClient(mortal.target) as client, AsyncClient(mortal.target) as late:
+    impatient = ClientOptions(resume=None)
+    async with AsyncClient(mortal.target) as client, AsyncClient(mortal.target, options=impatient) as late:
         await ready(client)
         await late.health()
         async with client.stream("endless", max_output_tokens=800, ignore_eos=True) as stream:
