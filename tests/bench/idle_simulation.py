@@ -1,7 +1,7 @@
 """The same phases in simulated time: the real scheduler, and steps that take as long as those of the default model.
 
 What it shows hangs on no machine: what the rules of priority cost and give, without gateway, runner and noise. A step
-takes 20 ms, 2.9 more for each row in decode and 2.1 for each token of a prompt, which is near what `tests.bench.step` told
+takes 20 ms, 2.9 more for each row in decode and 2.1 for each token of a prompt, near what `tests.bench.step` told
 on two CPUs for 1 to 32 rows and for a prompt of 256 tokens; it can be given up before each of 24 layers.
 
     python -m tests.bench.idle_simulation

@@ -143,7 +143,8 @@ async def test_with_8_bit_weights_it_is_the_likeliest_of_peft_with_the_same_weig
         shortfall(models[request.adapter], request.prompt_token_ids, output)
         for request, output in zip(requests, outputs, strict=True)
     ]
-    assert (torch.cat(behind) == 0).float().mean() >= 0.85
+    # Activations are rounded as well, which the reference does not.
+    assert (torch.cat(behind) <= 0.1).float().mean() >= 0.95
 
 
 async def test_a_model_of_transformers_applies_them_too(

@@ -18,7 +18,7 @@ STEP_TOKENS = 256
 
 _FLOAT32 = 4
 _HALF = 2
-# Of `qwire.engine.q8`: rows of a block, columns of a group, and a group's bytes, 64 of int8 and a float16 scale; rows that
+# Of `qwire.engine.q8`: rows of a block, columns of a group, and a group's bytes, 64 and a float16 scale; rows that
 # float32 holds together.
 _BLOCK, _GROUP, _GROUP_BYTES, _LANES = 32, 64, 66, 32
 # Of bitsandbytes: weights that share a scale, scales that share one of theirs, and the tables of both.
