@@ -7,20 +7,16 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from qwire.engine.chunk import TokenLogprobs
 from qwire.engine.config import EngineConfig
 from qwire.engine.loader import load_model
 from qwire.engine.local import LocalEngine
-from qwire.engine.q8.fallback import FallbackArithmetic, rounded, transformed
-from qwire.engine.q8.kernel import GROUP
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
+from tests.support.rounded_model import RoundedModel
 
 pytestmark = pytest.mark.model
 
@@ -40,26 +36,6 @@ def prompts() -> list[tuple[int, ...]]:
     return [tuple(random_source.randrange(4, 1000) for _ in range(length)) for length in LENGTHS]
 
 
-def rounded_model(folder: Path) -> Any:
-    """Return transformers' model with every matrix, and what is multiplied with it, as it is after quantization."""
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                rows = torch.arange(parameter.shape[0])
-                parameter.copy_(FallbackArithmetic().pack(parameter.detach()).rows_of(rows))
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.register_forward_pre_hook(_with_rounded_input)
-    return model
-
-
-def _with_rounded_input(_: torch.nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    x = inputs[0].flatten(0, -2)
-    groups = rounded(x).unflatten(1, (-1, GROUP))
-    return (transformed(groups).flatten(1)[:, : x.shape[1]].view_as(inputs[0]),)
-
-
 async def logprobs_of(engine: LocalEngine, request: TokenRequest) -> list[TokenLogprobs]:
     return [record async for chunk in engine.generate(request) for record in chunk.logprobs]
 
@@ -72,20 +48,12 @@ async def output_of(engine: LocalEngine, request: TokenRequest) -> list[int]:
 async def test_output_is_the_likeliest_of_the_rounded_weights(
     tiny_model: Path, start_engine: StartEngine, kernels: Path, max_step_tokens: int
 ) -> None:
-    """What differs in the last bit may be rounded to another step: of two tokens that are nearly as likely, either."""
-    model = rounded_model(tiny_model)
+    model = RoundedModel(AutoModelForCausalLM.from_pretrained(tiny_model, local_files_only=True))
     engine = await start_engine(tiny_model, quantization="q8", kernel_dir=kernels, max_step_tokens=max_step_tokens)
     stop = StopParams(OUTPUT_TOKENS, ignore_eos=True)
     requests = [TokenRequest(prompt, Envelope(str(index)), stop) for index, prompt in enumerate(prompts())]
     outputs = await asyncio.gather(*(output_of(engine, request) for request in requests))
-    same = 0
-    for prompt, output in zip(prompts(), outputs, strict=True):
-        with torch.inference_mode():
-            logits = model(torch.tensor([[*prompt, *output[:-1]]])).logits[0, len(prompt) - 1 :]
-        behind = logits.amax(-1) - logits.gather(-1, torch.tensor(output)[:, None])[:, 0]
-        assert (behind <= 0.1 * logits.std(-1)).all(), len(prompt)
-        same += int((behind == 0).sum())
-    assert same >= 0.95 * OUTPUT_TOKENS * len(outputs)
+    model.check(zip(prompts(), outputs, strict=True))
 
 
 async def test_sampled_output_is_the_same_alone_batched_and_resumed(
