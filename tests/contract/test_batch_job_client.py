@@ -148,6 +148,8 @@ async def test_lines_of_both_forms_become_results(processor: TextProcessor, tmp_
         ("{", "line 1"),
         ("3", "line 1"),
         ('{"prompt": "a", "tempreature": 1}', "tempreature"),
+        ('{"prompt": "a", "logit_bias": {"one": 1}}', "line 1.logit_bias"),
+        ('{"prompt": "a", "logit_bias": [1]}', "line 1.logit_bias"),
         ('{"custom_id": "a", "url": "/v1/embeddings", "body": {}}', "/v1/chat/completions"),
         ('{"custom_id": "a", "body": {"messages": [], "n": 2}}', "line 1.body.n"),
         ('{"custom_id": "a", "body": {"messages": [], "audio": {}}}', "line 1.body.audio"),

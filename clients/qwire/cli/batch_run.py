@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
 from hashlib import file_digest, sha256
@@ -16,7 +14,7 @@ from qwire.cli.batch_job import Label, Output, OutputFormat, follow, labels_of, 
 from qwire.cli.batch_progress import JobProgress
 from qwire.cli.columns import run_columns
 from qwire.cli.connection import SERVER, ModelId, Server, Tenant, Tls, TlsCa, TlsCert, TlsKey, connect
-from qwire.client import BatchJob, Client, GenerationOptions, InvalidRequest
+from qwire.client import BatchJob, Client, GenerationOptions
 from qwire.client.jsonl import LineFormat, read_items
 
 
@@ -123,8 +121,7 @@ def run(
 
 def _upload(client: Client, job: BatchJob, prompts: Path, options: GenerationOptions, progress: JobProgress) -> int:
     """Append the file's items; return how many were refused."""
-    with _wrong_usage():
-        upload = client.jobs.upload(job.id, read_items(prompts), progress=progress.uploaded, **options)
+    upload = client.jobs.upload(job.id, read_items(prompts), progress=progress.uploaded, **options)
     for item in upload.rejected:
         typer.echo(f"refused: {item.id}: {item.error.message}", err=True)
     return len(upload.rejected)
@@ -136,14 +133,3 @@ def _refuse_given(context: typer.Context, names: tuple[str, ...], engine: Engine
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
             raise typer.BadParameter(f"--{_SPELT.get(name, name).replace('_', '-')} says nothing to {engine.value}")
-
-
-@contextmanager
-def _wrong_usage() -> Generator[None]:
-    """Tell what is wrong with the file as wrong usage."""
-    try:
-        yield
-    except InvalidRequest as error:
-        if error.reason != "INVALID_FIELD" or error.code is not None:
-            raise
-        raise typer.BadParameter(error.message) from None

@@ -16,7 +16,7 @@ from typing import Any, cast
 from qwire.client.batch_job import BatchJobItem
 from qwire.client.errors import InvalidRequest
 from qwire.client.generation_options import BatchItem, GenerationOptions
-from qwire.client.openai import openai_item, openai_result
+from qwire.client.openai import openai_item, openai_result, token_biases
 from qwire.client.prompt import Prompt
 
 
@@ -97,8 +97,8 @@ def _check_options(options: dict[str, Any], where: str) -> None:
         raise InvalidRequest.of(where, f"unknown option {min(unknown)!r}")
     if "priority" in options:
         raise InvalidRequest.of(f"{where}.priority", "the job has one for all its items")
-    if isinstance(options.get("logit_bias"), Mapping):  # JSON's keys are strings
-        options["logit_bias"] = {int(token_id): bias for token_id, bias in options["logit_bias"].items()}
+    if options.get("logit_bias") is not None:
+        options["logit_bias"] = token_biases(options["logit_bias"], f"{where}.logit_bias")
 
 
 def _result(item: BatchJobItem) -> dict[str, Any]:

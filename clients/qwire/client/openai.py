@@ -119,20 +119,29 @@ def _completion(generation: Generation) -> dict[str, Any]:
     }
 
 
+def token_biases(value: object, where: str) -> dict[int, float]:
+    """Return biases by token id; JSON's keys are strings.
+
+    Raises:
+        InvalidRequest: It is no object, or a key of it no token id.
+    """
+    try:
+        biases = cast("Mapping[str, float]", value)
+        return {int(token_id): bias for token_id, bias in biases.items()}
+    except (AttributeError, ValueError):
+        raise InvalidRequest.of(where, "an object with token ids as keys is needed") from None
+
+
+def _logit_bias(value: object, where: str) -> dict[str, Any]:
+    return {"logit_bias": token_biases(value, where)}
+
+
 def _stop(value: object, where: str) -> dict[str, Any]:
     if isinstance(value, str):
         return {"stop_strings": [value]}
     if isinstance(value, list):
         return {"stop_strings": value}
     raise InvalidRequest.of(where, "a string or a list of strings is needed")
-
-
-def _logit_bias(value: object, where: str) -> dict[str, Any]:
-    try:
-        biases = cast("Mapping[str, float]", value)
-        return {"logit_bias": {int(token_id): bias for token_id, bias in biases.items()}}
-    except (AttributeError, ValueError):
-        raise InvalidRequest.of(where, "an object with token ids as keys is needed") from None
 
 
 def _response_format(value: object, where: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import time
 import uuid
@@ -190,14 +189,14 @@ class JobRunner:
 
 async def _patiently(ask: Callable[_P, Awaitable[_T]], *arguments: _P.args, **options: _P.kwargs) -> _T:
     """Ask the store until it answers, ever less often."""
-    for failures in itertools.count():
+    wait_s = _STORE_WAIT_S
+    while True:
         try:
             return await ask(*arguments, **options)
         except StoreUnavailable:
             log.warning("batch_store_unavailable")
-        wait_s = min(_STORE_WAIT_S * 2**failures, _LONGEST_STORE_WAIT_S)
         await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not a secret
-    raise AssertionError("unreachable")
+        wait_s = min(2 * wait_s, _LONGEST_STORE_WAIT_S)
 
 
 def outcome_of(item: LeasedItem, work: Work, ended: Ended | Interrupted) -> Outcome:
