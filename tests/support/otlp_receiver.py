@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -16,20 +16,51 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Exemplar, HistogramDataPoint, Metric, NumberDataPoint
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from typing_extensions import override
 
 
-class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
-    """Takes spans and metrics over gRPC; `endpoint` says where."""
+class OtlpCollector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
+    """Takes spans and metrics over gRPC; `endpoint` says where, once it is `listening`."""
 
-    def __init__(self) -> None:
-        self.requests: list[Message] = []
-        self.endpoint = ""
+    endpoint = ""
 
     def Export(self, request: Message, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802 - of both services
-        self.requests.append(request)
+        self.take(request)
         if isinstance(request, trace_service_pb2.ExportTraceServiceRequest):
             return trace_service_pb2.ExportTraceServiceResponse()
         return metrics_service_pb2.ExportMetricsServiceResponse()
+
+    def take(self, request: Message) -> None:
+        """Do something with what came."""
+        raise NotImplementedError
+
+
+_CollectorT = TypeVar("_CollectorT", bound=OtlpCollector)
+
+
+@contextmanager
+def listening(collector: _CollectorT, address: str = "127.0.0.1:0") -> Generator[_CollectorT]:
+    """Run a collector on a free port, or on a given one."""
+    server = grpc.server(ThreadPoolExecutor(2))
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(collector, server)
+    collector.endpoint = f"http://127.0.0.1:{server.add_insecure_port(address)}"
+    server.start()
+    try:
+        yield collector
+    finally:
+        server.stop(None).wait()
+
+
+class OtlpReceiver(OtlpCollector):
+    """Keeps what it is sent."""
+
+    def __init__(self) -> None:
+        self.requests: list[Message] = []
+
+    @override
+    def take(self, request: Message) -> None:
+        self.requests.append(request)
 
     @property
     def spans(self) -> list[Span]:
@@ -82,16 +113,8 @@ class OtlpReceiver(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_
 @contextmanager
 def otlp_receiver(address: str = "127.0.0.1:0") -> Generator[OtlpReceiver]:
     """Run a receiver on a free port, or on a given one."""
-    receiver = OtlpReceiver()
-    server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(receiver, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(receiver, server)
-    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port(address)}"
-    server.start()
-    try:
+    with listening(OtlpReceiver(), address) as receiver:
         yield receiver
-    finally:
-        server.stop(None).wait()
 
 
 async def eventually(condition: Callable[[], object], timeout_s: float = 20.0) -> None:

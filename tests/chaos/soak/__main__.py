@@ -30,7 +30,8 @@ from qwire.telemetry.setup import TelemetryConfig
 from tests.chaos import process
 from tests.chaos.cluster import MODEL, Fleet, running
 from tests.chaos.soak.report import Report
-from tests.chaos.soak.vitals import Sample, SpanCounter, look, span_counter, tasks_by_deployment
+from tests.chaos.soak.vitals import Sample, SpanCounter, look, tasks_by_deployment
+from tests.support.otlp_receiver import listening
 
 ROOT = Path(__file__).parents[3]
 IMAGE, PAGE = ROOT / "docs" / "images" / "soak.svg", ROOT / "docs" / "chaos.md"
@@ -78,7 +79,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.update(_ENVIRONMENT)  # noqa: TID251 - of the processes that are looked at
     options.samples.parent.mkdir(parents=True, exist_ok=True)
     ray_config = {"metrics_report_interval_ms": int(_TOLD_S * 1000)}
-    with span_counter() as counter, options.samples.open("w", newline="") as file:
+    with listening(SpanCounter()) as counter, options.samples.open("w", newline="") as file:
         telemetry = TelemetryConfig(otlp_endpoint=counter.endpoint, metric_interval_s=_TOLD_S, log_level="WARNING")
         with running(size=1, telemetry=telemetry, ray_config=ray_config) as fleet:
             soak = Soak(fleet, counter, file)

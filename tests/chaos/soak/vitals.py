@@ -5,19 +5,16 @@ from __future__ import annotations
 import re
 import urllib.request
 from collections import defaultdict
-from collections.abc import Generator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
 import psutil
-from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
+from typing_extensions import override
 
-from tests.support.otlp_receiver import attributes
+from tests.support.otlp_receiver import OtlpCollector, attributes
 
 _TASKS = re.compile(r'^ray_serve_event_loop_tasks\{.*deployment="([^"]+)".*\} ([0-9.e+]+)$', re.MULTILINE)
 _LIVE_SPANS = "otel.sdk.span.live"
@@ -93,39 +90,22 @@ def tasks_by_deployment(metrics_port: int) -> Mapping[str, int]:
     return tasks
 
 
-class SpanCounter(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2_grpc.MetricsServiceServicer):
-    """An OTLP collector that keeps nothing but how many spans are open in each process.
+class SpanCounter(OtlpCollector):
+    """Keeps nothing but how many spans are open in each process.
 
     Attributes:
-        endpoint: Where it listens.
         open_spans: By process id.
     """
 
     def __init__(self) -> None:
-        self.endpoint = ""
         self.open_spans: dict[int, int] = {}
 
-    def Export(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: ARG002, N802 - of both services
+    @override
+    def take(self, request: Any) -> None:
         if isinstance(request, trace_service_pb2.ExportTraceServiceRequest):
-            return trace_service_pb2.ExportTraceServiceResponse()
+            return
         for resource in request.resource_metrics:
             pid = attributes(resource.resource.attributes).get("process.pid")
             for metric in (metric for scope in resource.scope_metrics for metric in scope.metrics):
                 if isinstance(pid, int) and metric.name == _LIVE_SPANS:
                     self.open_spans[pid] = sum(point.as_int for point in metric.sum.data_points)
-        return metrics_service_pb2.ExportMetricsServiceResponse()
-
-
-@contextmanager
-def span_counter() -> Generator[SpanCounter]:
-    """Run one on a free port."""
-    counter = SpanCounter()
-    server = grpc.server(ThreadPoolExecutor(2))
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(counter, server)
-    metrics_service_pb2_grpc.add_MetricsServiceServicer_to_server(counter, server)
-    counter.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    try:
-        yield counter
-    finally:
-        server.stop(None).wait()
