@@ -27,15 +27,21 @@ constexpr int64_t kPieces = 64;       // as many groups of activations as are wo
 int64_t groups_of(int64_t columns) { return (columns + kGroup - 1) / kGroup; }
 int64_t blocks_of(int64_t rows) { return (rows + kBlock - 1) / kBlock; }
 
-// The largest magnitude of a group; NaN if a number is NaN or infinite.
+// The largest magnitude of a group; NaN if a number is NaN or infinite. Bits of magnitudes are ordered as these are, and
+// those of NaN and infinity are the largest.
 float most_of(const float *x) {
-  float most = 0.0f, trace = 0.0f;
-#pragma omp simd reduction(max : most) reduction(+ : trace)
+  constexpr int32_t kInfinity = 0x7f800000;
+  int32_t most = 0;
+#pragma omp simd reduction(max : most)
   for (int64_t i = 0; i < kGroup; ++i) {
-    most = std::max(most, std::fabs(x[i]));
-    trace += x[i] * 0.0f;
+    int32_t bits;
+    std::memcpy(&bits, x + i, 4);
+    most = std::max(most, bits & 0x7fffffff);
   }
-  return most + trace;
+  if (most >= kInfinity) return std::nanf("");
+  float magnitude;
+  std::memcpy(&magnitude, &most, 4);
+  return magnitude;
 }
 
 // Transforms and rounds a group; returns -128 times its sum.
@@ -50,6 +56,22 @@ int32_t quantize(float *x, int8_t *q, float *scale) {
     sum += q[i];
   }
   return -128 * sum;
+}
+
+// target = x + bias, or += with `add`.
+inline void put(const float *x, const float *bias, int64_t lanes, int64_t add, float *target) {
+  if (add)
+    for (int64_t lane = 0; lane < lanes; ++lane) target[lane] += x[lane] + bias[lane];
+  else
+    for (int64_t lane = 0; lane < lanes; ++lane) target[lane] = x[lane] + bias[lane];
+}
+
+// The next block that no thread has taken.
+int64_t take(int64_t *taken) {
+  int64_t number;
+#pragma omp atomic capture
+  number = (*taken)++;
+  return number;
 }
 
 // Large pages: while weights pass by, a look at the page table for each 4 KB of them costs a tenth of the bandwidth.
@@ -157,23 +179,25 @@ void qwire_q8_linear(const Weight *weight, const Input *input, float *out, int64
 
   for (int64_t from = 0; from < rows; from += chunk) {
     const int64_t to = std::min(rows, from + chunk);
-#pragma omp parallel for schedule(dynamic, 2)
-    for (int64_t block = 0; block < blocks; ++block) {
+    int64_t taken = 0;
+#pragma omp parallel
+    for (int64_t block = take(&taken), next; block < blocks; block = next) {
+      next = take(&taken); // taken so early that it is fetched from memory while this one is multiplied
       const int64_t first = block * kBlock, lanes = std::min(kBlock, weight->rows - first);
-      const uint8_t *w = weight->values + first * groups * kGroup;
+      const int64_t bytes = groups * kGroup * kBlock;
+      const uint8_t *w = weight->values + block * bytes, *ahead = next < blocks ? weight->values + next * bytes : w;
       const uint16_t *w_scale = weight->scales + first * groups;
       float result[kTile * kBlock], bias[kBlock] = {};
       if (weight->bias) std::copy_n(weight->bias + first, lanes, bias);
-      for (int64_t row = from; row < to; row += step) {
+      for (int64_t row = from, pass = 0; row < to; row += step, ++pass) {
         const int64_t size = std::min(step, to - row), place = row * groups;
-        const Tile *of_rows = row == from ? kFetching.of_rows : kRepeating.of_rows;
-        of_rows[size - 1](w, w_scale, a + place * kGroup, a_scale + place, offset + place, groups, result);
+        const int64_t lines = to - from <= step ? 2 : pass < 2 ? 1 : 0; // all by the only tile, or a half by each of two
+        kTiles[lines].of_rows[size - 1](w, w_scale, a + place * kGroup, a_scale + place, offset + place, groups,
+                                        ahead + (pass == 1 ? bytes / 2 : 0), result);
         for (int64_t r = 0; r < size; ++r) {
           float *target = out + (row + r) * out_stride + first;
-          for (int64_t lane = 0; lane < lanes; ++lane) {
-            const float value = result[r * kBlock + lane] + bias[lane];
-            target[lane] = add ? target[lane] + value : value;
-          }
+          if (lanes == kBlock) put(result + r * kBlock, bias, kBlock, add, target);
+          else put(result + r * kBlock, bias, lanes, add, target);
         }
       }
     }

@@ -37,7 +37,6 @@ typedef _Float16 Half;
 constexpr int64_t kGroup = 64; // columns that share a scale
 constexpr int64_t kBlock = 32; // rows of weights that are computed together
 constexpr int64_t kQuads = kGroup / 4;
-constexpr int64_t kAhead = 4096; // how far ahead of their use weights are fetched, in bytes
 
 // -------------------------------------------------------------------------------- registers of so many sums, one a lane
 
@@ -172,11 +171,11 @@ inline void put_quad(const int8_t *q, Activation *a) {
 
 // ----------------------------------------------------------------------------------------------------------- the tile
 
-// out[Rows][kBlock] = the products of a block with a tile. A core that only reads ahead by itself leaves a part of the
-// memory's bandwidth unused: `Fetch` where weights come from there.
-template <int Rows, bool Fetch>
+// out[Rows][kBlock] = the products of a block with a tile. Meanwhile `Lines` cache lines a quad are fetched from `ahead`:
+// a core that only reads ahead by itself leaves a part of the memory's bandwidth unused.
+template <int Rows, int Lines>
 void tile(const uint8_t *w, const uint16_t *w_scale, const Activation *a, const float *a_scale, const int32_t *offset,
-          int64_t groups, float *out) {
+          int64_t groups, const uint8_t *ahead, float *__restrict out) {
   std::fill(out, out + Rows * kBlock, 0.0f);
   for (int64_t group = 0; group < groups; ++group) {
 #if defined(__AVX2__) || defined(__ARM_FEATURE_DOTPROD)
@@ -187,8 +186,8 @@ void tile(const uint8_t *w, const uint16_t *w_scale, const Activation *a, const 
 #pragma GCC unroll 1
       for (int64_t quad = 0; quad < kQuads; ++quad) {
         const uint8_t *here = w + (quad * kBlock + lane) * 4;
-        if (Fetch && lane == 0)
-          for (int64_t byte = 0; byte < kBlock * 4; byte += 64) __builtin_prefetch(here + kAhead + byte);
+        if (lane == 0)
+          for (int line = 0; line < Lines; ++line, ahead += 64) __builtin_prefetch(ahead, 0, 2);
         const Weights low = weights_at(here), high = weights_at(here + 4 * kWidth);
 #pragma GCC unroll 16
         for (int row = 0; row < Rows; ++row) {
@@ -222,16 +221,19 @@ void tile(const uint8_t *w, const uint16_t *w_scale, const Activation *a, const 
 }
 
 using Tile = void (*)(const uint8_t *, const uint16_t *, const Activation *, const float *, const int32_t *, int64_t,
-                      float *);
+                      const uint8_t *, float *);
 
-template <bool Fetch, int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
-  struct {
-    Tile of_rows[sizeof...(Less)];
-  } all{{tile<Less + 1, Fetch>...}};
-  return all;
+struct Tiles {
+  Tile of_rows[kTile];
+};
+
+template <int Lines, int... Less> constexpr Tiles tiles_of(std::integer_sequence<int, Less...>) {
+  return {{tile<Less + 1, Lines>...}};
 }
 
-constexpr auto kFetching = tiles_of<true>(std::make_integer_sequence<int, kTile>());
-constexpr auto kRepeating = tiles_of<false>(std::make_integer_sequence<int, kTile>());
+// By the number of lines that they fetch.
+constexpr Tiles kTiles[] = {tiles_of<0>(std::make_integer_sequence<int, kTile>()),
+                            tiles_of<1>(std::make_integer_sequence<int, kTile>()),
+                            tiles_of<2>(std::make_integer_sequence<int, kTile>())};
 
 } // namespace
