@@ -78,13 +78,15 @@ struct Seen {
       const int64_t position = first + n, slot = pages[position / a.page_tokens] * a.page_tokens + position % a.page_tokens;
       key[n] = a.keys + (slot * a.kv_heads + head) * size;
       value[n] = a.values + (slot * a.kv_heads + head) * size;
+      for (int64_t i = 0; i < size; i += kLine) __builtin_prefetch(value[n] + i); // while the keys are transposed
     }
     for (int64_t eight = 0; eight < eights; ++eight)
       for (int64_t n = 0; n < kLanes; n += 8) {
         Eight x[8] = {};
         const int64_t length = std::min<int64_t>(8, size - eight * 8);
         for (int64_t i = n; i < std::min(n + 8, count); ++i)
-          std::memcpy(&x[i - n], key[i] + eight * 8, static_cast<size_t>(length) * sizeof(float));
+          if (length == 8) std::memcpy(&x[i - n], key[i] + eight * 8, sizeof(Eight)); // not a call
+          else std::memcpy(&x[i - n], key[i] + eight * 8, static_cast<size_t>(length) * sizeof(float));
         transpose(x);
         for (int64_t i = 0; i < 8; ++i) std::memcpy(keys.data() + (eight * 8 + i) * kLanes + n, &x[i], sizeof(Eight));
       }
@@ -101,6 +103,10 @@ struct Seen {
   }
 };
 
+// e^x, or 0 where that is nothing beside 1 in float32, even of a million tokens. Numbers so small that they are not
+// normalized would take a hundred times as long to multiply.
+inline float weight(float x) { return x < -64.0f ? 0.0f : exponential(x); }
+
 // The softmax of one query head so far.
 struct Soft {
   float most = -std::numeric_limits<float>::infinity(), total = 0.0f;
@@ -115,12 +121,12 @@ struct Soft {
     float largest = most, sum = 0.0f;
 #pragma omp simd reduction(max : largest)
     for (int64_t i = 0; i < kLanes; ++i) largest = std::max(largest, scores[i]);
-    const float factor = exponential(most - largest);
+    const float factor = weight(most - largest);
     // A NaN, and an infinity, make all of the head's output NaN.
 #pragma omp simd
     for (int64_t i = 0; i < kLanes; ++i) {
       const float score = scores[i] - largest;
-      scores[i] = i < count ? exponential(score) + score * 0.0f : 0.0f;
+      scores[i] = i < count ? weight(score) + score * 0.0f : 0.0f;
     }
 #pragma omp simd reduction(+ : sum)
     for (int64_t i = 0; i < kLanes; ++i) sum += scores[i];
