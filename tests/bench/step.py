@@ -29,6 +29,7 @@ from qwire.engine.loader import LoadedModel, load_model
 from qwire.engine.low_rank import AdapterRows
 from qwire.engine.q8.build import build
 from qwire.engine.q8.float32 import Float32Arithmetic
+from qwire.engine.ranking import most_likely
 from qwire.engine.segment import Segment
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
@@ -72,7 +73,7 @@ def step(loaded: LoadedModel, pool: KVPool, parts: list[Segment]) -> None:
     batch = RaggedBatch(pool, parts, loaded.paged_attention)
     hidden = loaded.decoder.hidden(torch.arange(tokens) % 1000, torch.tensor(positions), batch, NO_ADAPTERS)
     last = torch.tensor([part.length for part in parts]).cumsum(0) - 1
-    loaded.decoder.logits(hidden[last]).argmax(-1)
+    most_likely(loaded.decoder.logits(hidden[last]))
 
 
 def measure(loaded: LoadedModel, pool: KVPool, parts: list[Segment], clock: Clock, rounds: int) -> dict[str, float]:
@@ -155,14 +156,16 @@ def main() -> None:
             taken = measure(loaded, pool, parts, clock, arguments.rounds)
             tokens, in_head = sum(part.length for part in parts), head.rows * head.columns
             operations = 2 * ((weights - in_head) * tokens + in_head * len(parts))
-            print(_row(name, taken, size / read, operations / multiplied), flush=True)
+            product_bound = operations / multiplied if arguments.quantization == "none" else None
+            print(_row(name, taken, size / read, product_bound), flush=True)
 
 
-def _row(name: str, taken: dict[str, float], read: float, products: float) -> str:
+def _row(name: str, taken: dict[str, float], read: float, products: float | None) -> str:
     whole = taken["whole"]
     own = [taken[part] for part in ("products", "attention and KV", "rotation")]
     cells = " | ".join(f"{seconds * 1e3:.1f}" for seconds in (whole, *own, whole - sum(own)))
-    return f"| {name} | {cells} | {read / whole:.0%} | {products / whole:.0%} |"
+    product_bound = "-" if products is None else f"{products / whole:.0%}"
+    return f"| {name} | {cells} | {read / whole:.0%} | {product_bound} |"
 
 
 if __name__ == "__main__":
