@@ -5,8 +5,7 @@
 // added up in the order of the columns, panel by panel, so that a row of activations gives the same bits alone and in any
 // batch.
 //
-// While the first tile of a block is computed, the weights further on are already fetched: with few rows the memory is
-// what one waits for, and a core that only reads ahead by itself leaves a third to a half of its bandwidth unused.
+// While a panel is multiplied, the next one is already fetched from memory.
 
 #include <algorithm>
 #include <cstdint>
@@ -16,6 +15,7 @@
 
 #include "float_tile.h"
 #include "input.h"
+#include "take.h"
 
 namespace {
 
@@ -23,17 +23,20 @@ constexpr int64_t kPanel = 1024;         // columns of a block that stay in a co
 constexpr int64_t kPiece = 64;           // columns of activations that are prepared together
 constexpr int64_t kCached = 1 << 20;     // activations that pass by before a block of weights is read again
 
-using Tile = void (*)(const float *, const float *, int64_t, float *);
+using Tile = void (*)(const float *, const float *, int64_t, const float *, float *);
 
-template <bool Fetch, int... Less> constexpr auto tiles_of(std::integer_sequence<int, Less...>) {
-  struct {
-    Tile of_rows[sizeof...(Less)];
-  } all{{float_tile<Less + 1, 1, Less + 1, Fetch>...}};
-  return all;
+struct Tiles {
+  Tile of_rows[kTile];
+};
+
+template <int Lines, int... Less> constexpr Tiles tiles_of(std::integer_sequence<int, Less...>) {
+  return {{float_tile<Less + 1, 1, Less + 1, Lines>...}};
 }
 
-constexpr auto kFetching = tiles_of<true>(std::make_integer_sequence<int, kTile>());
-constexpr auto kRepeating = tiles_of<false>(std::make_integer_sequence<int, kTile>());
+// By the number of lines that they fetch.
+constexpr Tiles kTiles[] = {tiles_of<0>(std::make_integer_sequence<int, kTile>()),
+                            tiles_of<1>(std::make_integer_sequence<int, kTile>()),
+                            tiles_of<2>(std::make_integer_sequence<int, kTile>())};
 
 } // namespace
 
@@ -89,16 +92,22 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
 
   for (int64_t from = 0; from < rows; from += chunk) {
     const int64_t to = std::min(rows, from + chunk);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int64_t block = 0; block < blocks; ++block) {
+    int64_t taken = 0;
+#pragma omp parallel
+    for (int64_t block = take(&taken), next; block < blocks; block = next) {
+      next = take(&taken); // taken so early that it is fetched while this one is multiplied
       const int64_t first = block * kLanes, lanes = std::min(kLanes, weight->rows - first);
       float result[kTile * kLanes];
-      for (int64_t column = 0; column < columns; column += kPanel)
-        for (int64_t row = from; row < to; row += step) {
-          const int64_t size = std::min(step, to - row), count = std::min(kPanel, columns - column);
-          const Tile *of_rows = row == from ? kFetching.of_rows : kRepeating.of_rows;
-          of_rows[size - 1](weight->values + (first * columns + column * kLanes), a + row * columns + column * size,
-                            count, result);
+      for (int64_t column = 0; column < columns; column += kPanel) {
+        const int64_t count = std::min(kPanel, columns - column);
+        const float *w = weight->values + first * columns + column * kLanes, *ahead = w + count * kLanes;
+        if (column + count == columns) ahead = weight->values + std::min(next, blocks - 1) * columns * kLanes;
+        for (int64_t row = from, pass = 0; row < to; row += step, ++pass) {
+          const int64_t size = std::min(step, to - row);
+          // All by the only tile, or a half by each of two.
+          const int64_t lines = to - from <= step ? 2 : pass < 2 ? 1 : 0;
+          kTiles[lines].of_rows[size - 1](w, a + row * columns + column * size, count,
+                                          ahead + (pass == 1 ? count * kLine : 0), result);
           const float *bias = column == 0 && weight->bias ? weight->bias + first : nullptr;
           for (int64_t r = 0; r < size; ++r) {
             float *target = out + (row + r) * out_stride + first;
@@ -108,6 +117,7 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
             }
           }
         }
+      }
     }
   }
 }

@@ -7,9 +7,8 @@
 
 namespace {
 
-constexpr int64_t kLanes = 32;          // columns that are computed together
-constexpr int64_t kAhead = 48 * kLanes; // how far ahead of their use they are fetched
-constexpr int64_t kLine = 16;           // floats of a cache line
+constexpr int64_t kLanes = 32; // columns that are computed together
+constexpr int64_t kLine = 16;  // floats of a cache line
 
 // A register, and as many rows of a tile as leave room for columns beside the sums.
 #if defined(__AVX512F__)
@@ -23,17 +22,17 @@ constexpr int kWidth = 4, kTile = 2;
 typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
 
 // out[Rows][kLanes] = the sum over n < count of a[row, n] * w[n][kLanes], in the order of n. a[row, n] is at
-// a[row * RowStep + n * Step]. With `Fetch`, w comes from memory and is fetched ahead.
-template <int Rows, int RowStep, int Step, bool Fetch>
-void float_tile(const float *w, const float *a, int64_t count, float *out) {
+// a[row * RowStep + n * Step]. Meanwhile `Lines` cache lines for each n are fetched from `ahead`: a core that only reads
+// ahead by itself leaves a third to a half of the memory's bandwidth unused.
+template <int Rows, int RowStep, int Step, int Lines>
+void float_tile(const float *w, const float *a, int64_t count, const float *ahead, float *__restrict out) {
   constexpr int kVectors = kLanes / kWidth;
   // Vector by vector: an array that is set or copied as a whole stays in memory.
   Vector sum[Rows][kVectors];
   for (auto &row : sum)
     for (auto &part : row) part = Vector{};
   for (int64_t n = 0; n < count; ++n, w += kLanes, a += Step) {
-    if (Fetch)
-      for (int64_t line = 0; line < kLanes; line += kLine) __builtin_prefetch(w + kAhead + line);
+    for (int line = 0; line < Lines; ++line, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
     Vector columns[kVectors];
     for (int part = 0; part < kVectors; ++part) std::memcpy(&columns[part], w + part * kWidth, sizeof(Vector));
     for (int row = 0; row < Rows; ++row)

@@ -15,6 +15,7 @@
 #endif
 
 #include "input.h"
+#include "take.h"
 #include "tile.h"
 #include "transform.h"
 
@@ -64,14 +65,6 @@ inline void put(const float *x, const float *bias, int64_t lanes, int64_t add, f
     for (int64_t lane = 0; lane < lanes; ++lane) target[lane] += x[lane] + bias[lane];
   else
     for (int64_t lane = 0; lane < lanes; ++lane) target[lane] = x[lane] + bias[lane];
-}
-
-// The next block that no thread has taken.
-int64_t take(int64_t *taken) {
-  int64_t number;
-#pragma omp atomic capture
-  number = (*taken)++;
-  return number;
 }
 
 // Large pages: while weights pass by, a look at the page table for each 4 KB of them costs a tenth of the bandwidth.
