@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import statistics
 import tempfile
 import time
@@ -73,9 +74,22 @@ HEADER = "| run | requests | most replicas | replica-seconds | TTFT p50, s | p95
 
 
 def simulated(
-    name: str, arrivals: Sequence[Arrival], speed: ReplicaSpeed, settings: ReplicaSettings, seconds: float
+    name: str,
+    arrivals: Sequence[Arrival],
+    speed: ReplicaSpeed,
+    settings: ReplicaSettings,
+    seconds: float,
+    *,
+    full_speed_replicas: float = math.inf,
 ) -> Observed:
-    result = simulate(arrivals, speed, settings.limits, settings.targets, seconds=seconds)
+    result = simulate(
+        arrivals,
+        speed,
+        settings.limits,
+        settings.targets,
+        seconds=seconds,
+        full_speed_replicas=full_speed_replicas,
+    )
     return Observed(name, result.times_s, result.replicas, result.first_tokens)
 
 
@@ -150,6 +164,16 @@ class RealRun:
             kv_capacity_tokens=engine.kv_capacity_tokens,
         )
 
+    async def full_speed_replicas(self, one_alone_tokens_per_s: float) -> float:
+        """Measure how many replicas' worth of speed all of them have together: they share this machine."""
+        settings = self._cluster.config.models[0]
+        requests = settings.engine.max_running * settings.replicas.max_replicas
+        while await self.replicas() < settings.replicas.max_replicas:
+            await asyncio.gather(*(self.ask(1, 400) for _ in range(requests)))
+        began = time.perf_counter()
+        await asyncio.gather(*(self.ask(1, 400) for _ in range(requests)))
+        return requests * 400 / (time.perf_counter() - began) / one_alone_tokens_per_s
+
     async def play(self, arrivals: Sequence[Arrival], seconds: float) -> Observed:
         run = Observed("real")
         began = time.perf_counter()
@@ -185,10 +209,12 @@ async def measure(cluster: Cluster, settings: ReplicaSettings) -> list[Observed]
             burst(0.1, 1.3 * tokens_per_s / output_tokens, 5, 40), REAL_SECONDS - 40, 60, output_tokens, seed=5
         )
         arrivals = [one for one in arrivals if one.output_tokens <= 3 * output_tokens]  # they must fit the context
+        shared = await real.full_speed_replicas(tokens_per_s)
+        print(f"all replicas together have the speed of {shared:.2f}")
         await real.sleep()
         return [
             await real.play(arrivals, REAL_SECONDS),
-            simulated("simulated", arrivals, speed, settings, REAL_SECONDS),
+            simulated("simulated", arrivals, speed, settings, REAL_SECONDS, full_speed_replicas=shared),
         ]
 
 

@@ -6,6 +6,7 @@ and in the time that is left decodes one token of each running generation per st
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -88,13 +89,13 @@ class _Replica:
     def requests(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def advance(self, now_s: float, result: Simulation) -> None:
-        """Work for a tick."""
+    def advance(self, now_s: float, share: float, result: Simulation) -> None:
+        """Work for a tick, at a share of the speed."""
         while self.waiting and len(self.running) < self.speed.max_running:
             generation = self.waiting.popleft()
             result.queue_waits_s.append(now_s - generation.arrival.arrival_s)
             self.running.append(generation)
-        left_s = self._prefill(_TICK_S)
+        left_s = self._prefill(share * _TICK_S)
         decoding = [one for one in self.running if one.filled_tokens >= one.arrival.prompt_tokens]
         if decoding:
             step_s = self.speed.step_s + (len(decoding) - 1) * self.speed.step_s_per_generation
@@ -133,6 +134,7 @@ def simulate(
     *,
     seconds: float,
     begin_with: int | None = None,
+    full_speed_replicas: float = math.inf,
 ) -> Simulation:
     """Play a load; each request goes to the replica with the fewest, and waits at the gateway where none runs.
 
@@ -143,6 +145,8 @@ def simulate(
         targets: What each one shall carry.
         seconds: When to stop.
         begin_with: Replicas at the start; None = `limits.min_replicas`.
+        full_speed_replicas: As many compute at full speed; when more are busy, they share it. Unset: each has a machine
+            of its own.
     """
     policy = AutoscalingPolicy(limits)
     target = limits.min_replicas if begin_with is None else begin_with
@@ -157,9 +161,10 @@ def simulate(
         ready = [one for one in fleet if one.ready_s <= now_s and not one.leaving]
         while ready and at_gateway:
             min(ready, key=lambda one: one.requests).waiting.append(at_gateway.popleft())
-        for replica in fleet:
-            if replica.ready_s <= now_s:
-                replica.advance(now_s, result)
+        awake = [one for one in fleet if one.ready_s <= now_s]
+        busy = sum(one.requests > 0 for one in awake)
+        for replica in awake:
+            replica.advance(now_s, min(1.0, full_speed_replicas / max(1, busy)), result)
         fleet = [one for one in fleet if not (one.leaving and one.requests == 0)]
         if _is_due(tick, _REPORT_S):
             for replica in ready:

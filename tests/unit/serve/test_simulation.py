@@ -32,6 +32,17 @@ def test_one_request_takes_as_long_as_its_tokens():
     assert result.replica_s == pytest.approx(10)
 
 
+def test_replicas_on_one_machine_share_its_speed():
+    two = [Arrival(0.0, prompt_tokens=1000, output_tokens=1), Arrival(0.0, prompt_tokens=1000, output_tokens=1)]
+    limits = replace(LIMITS, min_replicas=2)
+    own, shared, roomy = (
+        simulate(two, SPEED, limits, TARGETS, seconds=5, full_speed_replicas=most).first_tokens for most in (9, 1, 1.5)
+    )
+    assert [wait for _, wait in own] == [pytest.approx(1, abs=0.11)] * 2
+    assert [wait for _, wait in shared] == [pytest.approx(2, abs=0.11)] * 2
+    assert [wait for _, wait in roomy] == [pytest.approx(4 / 3, abs=0.11)] * 2
+
+
 def test_a_burst_brings_replicas_late_and_they_leave_later():
     load = poisson(burst(0.05, 2.0, 20, 60), 200, prompt_tokens=100, output_tokens=200)
     result = simulate(load, SPEED, LIMITS, TARGETS, seconds=200)
