@@ -1,12 +1,17 @@
 import asyncio
+from contextlib import suppress
 from hashlib import sha256
 
 import pytest
+from sqlalchemy import func, select
 
+from qwire.batch import removal
 from qwire.batch.database import Database
 from qwire.batch.errors import JobNotEnded, JobNotFound, JobNotOpen, RequestConflict, SealMismatch
 from qwire.batch.item_store import ItemStore
 from qwire.batch.job import ItemState, JobState
+from qwire.batch.lease_store import LeaseStore
+from qwire.batch.schema import items as item_rows
 from qwire.batch.store import JobPage, JobStore
 from tests.batch.jobs import HOUR_NS, TENANT, append, check_counters, digest_of, new_items, new_job, sealed_job
 
@@ -88,6 +93,39 @@ async def test_only_what_has_ended_is_deleted(jobs: JobStore, items: ItemStore) 
     with pytest.raises(JobNotFound):
         await items.items(TENANT, job.id, state=None, after=0, limit=1)
     assert (await jobs.create(TENANT, new_job())).id != job.id
+
+
+async def test_a_deletion_lets_others_in_and_is_gone_on_with(
+    database: Database,
+    jobs: JobStore,
+    items: ItemStore,
+    leases: LeaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(removal, "_ITEMS", 3)
+    job = await sealed_job(jobs, items, *map(str, range(20)))
+    await jobs.cancel(TENANT, job.id)
+    deletion = asyncio.create_task(jobs.delete(TENANT, job.id))
+    rows = 20
+    while rows == 20:
+        rows = await _rows(database, job.id)
+    assert rows % 3 == 20 % 3, "a piece is whole"
+    deletion.cancel()
+    with suppress(asyncio.CancelledError):
+        await deletion
+    with pytest.raises(JobNotFound):
+        await jobs.get(TENANT, job.id)
+    assert await jobs.jobs(TENANT, state=None, wanted={}, limit=9, after=None) == []
+    again = await jobs.create(TENANT, new_job())  # its request id is free
+    await leases.sweep(HOUR_NS)
+    assert await _rows(database, job.id) == 0
+    assert (await jobs.get(TENANT, again.id)).id == again.id
+
+
+async def _rows(database: Database, job_id: str) -> int:
+    async with database.read() as connection:
+        query = select(func.count()).select_from(item_rows).where(item_rows.c.job_id == job_id)
+        return (await connection.execute(query)).scalar_one()
 
 
 async def test_pages_hold_every_job_once(jobs: JobStore) -> None:

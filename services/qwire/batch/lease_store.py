@@ -20,6 +20,7 @@ from qwire.batch.item import Checkpoint, Lease, LeasedItem, Outcome
 from qwire.batch.job import ItemState, JobState
 from qwire.batch.leasing import lease_of
 from qwire.batch.recording import free_unknown, keep_partials, record_outcomes
+from qwire.batch.removal import hide, remove
 from qwire.batch.schema import items, jobs, runners
 from qwire.batch.settle import end_items, lock, settle
 from qwire.batch.store import Clock
@@ -142,11 +143,17 @@ class LeaseStore:
             expired = (
                 (await connection.execute(select(jobs.c.id).where(jobs.c.ended_ns.is_(None), late))).scalars().all()
             )
+            over = jobs.c.delete_ns < now
+            kept_long_enough = (await connection.execute(select(jobs.c.id).where(over))).scalars().all()
         await self._give_back()
         for job_id in expired:
             await self._expire(job_id, now)
+        for job_id in kept_long_enough:
+            async with self._database.write() as connection:
+                hidden = await hide(connection, job_id, over)  # unless its items were just retried
+            if hidden:
+                await remove(self._database, job_id)
         async with self._database.write() as connection:
-            await connection.execute(delete(jobs).where(jobs.c.delete_ns < now))
             await connection.execute(delete(runners).where(runners.c.expires_ns < now))
 
     async def _sign(self, runner_id: str) -> None:

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import RowMapping, and_, delete, exists, insert, literal, select, tuple_, update
+from sqlalchemy import RowMapping, and_, exists, insert, literal, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.database import Database
 from qwire.batch.errors import JobNotEnded, JobNotFound, JobNotOpen, RequestConflict, SealMismatch
 from qwire.batch.job import ItemState, Job, JobState, NewJob
+from qwire.batch.removal import hide, remove
 from qwire.batch.rows import job_of, read_job, read_labels
 from qwire.batch.schema import chunks, jobs, labels
 from qwire.batch.settle import end_items, lock, settle
@@ -31,7 +32,7 @@ class JobPage:
 
 
 class JobStore:
-    """Remembers jobs. Every method is one transaction, and every change may be repeated.
+    """Remembers jobs. Every change is one transaction, what is deleted apart, and may be repeated.
 
     All methods raise `StoreUnavailable` where the database cannot be reached, and, where they name a job, `JobNotFound`
     where the tenant has no such job.
@@ -144,6 +145,9 @@ class JobStore:
     async def delete(self, tenant: str, job_id: str) -> None:
         """Remove a job with everything in it; one that is not there is removed already.
 
+        It is gone for the tenant at once, and when this returns for the database as well. When this is interrupted,
+        `LeaseStore.sweep` goes on.
+
         Raises:
             JobNotEnded: Items have no outcome.
         """
@@ -154,7 +158,8 @@ class JobStore:
                 return
             if not JobState(job["state"]).ended:
                 raise JobNotEnded
-            await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+            await hide(connection, job_id)
+        await remove(self._database, job_id)
 
     async def _insert(self, connection: AsyncConnection, tenant: str, new: NewJob) -> str:
         job_id, now = f"job-{uuid.uuid4().hex}", self._clock()
