@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import random
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import psutil
@@ -55,6 +56,7 @@ class Bench:
     caller: AsyncClient
     owner: AsyncClient
     places: int
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     async def phase(self, seed: int, seconds: float, rate: float, job: Priority | None) -> Phase:
         """Let requests arrive for some time, beside a job or not.
@@ -85,7 +87,8 @@ class Bench:
             tpot_s.append((times[-1] - times[1]) / (OUTPUT_TOKENS - 1))
 
         while rate and (due := due + choose.expovariate(rate)) < began + seconds:
-            prompt = _words(choose, PROMPT_WORDS)
+            # No prompt comes twice: of the second one the beginning would be in the cache.
+            prompt = f"{next(self.numbers)}: {_words(choose, PROMPT_WORDS)}"
             await asyncio.sleep(due - time.perf_counter())
             asked.append(asyncio.create_task(ask(prompt)))
         await asyncio.sleep(began + seconds - time.perf_counter())

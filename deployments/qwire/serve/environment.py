@@ -8,6 +8,7 @@ from pathlib import Path
 _RAY_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, each actor without a GPU warns
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread of Ray's that outlives a shutdown starts a cluster of its own
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second costs a laptop a twelfth of a core
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy laptop needs more than 5 s
 }
