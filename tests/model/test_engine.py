@@ -123,8 +123,8 @@ async def test_a_slow_consumer_loses_nothing_and_gets_larger_chunks(
     async for chunk in engine.generate(request("slow", stop)):
         slow.append(chunk)
         await until(engine, lambda stats: stats.running == 0)
-    assert len(slow[0].token_ids) == 1
-    assert [len(chunk.token_ids) for chunk in slow[1:]] == [39]
+    assert len(slow[0].token_ids) < 40
+    assert [len(chunk.token_ids) for chunk in slow[1:]] == [40 - len(slow[0].token_ids)]
     assert tokens(slow) == tokens(quick)
 
 
