@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_RAY_DEFAULTS = {
+_DEFAULTS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; unset, each actor without a GPU warns
     "RAY_ENABLE_AUTO_CONNECT": "0",  # else a thread of Ray's that outlives a shutdown starts a cluster of its own
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # ten times a second costs a laptop a twelfth of a core
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",  # a busy laptop needs more than 5 s
+    "MALLOC_ARENA_MAX": "2",  # glibc's: with a heap for each of 40 threads, free memory between grows for hours
 }
 
 
@@ -29,6 +30,6 @@ def state_dir() -> Path:
 
 
 def prepare_ray() -> None:
-    """Set Ray's switches that are environment variables only, unless the operator did; call before importing Ray."""
-    for name, value in _RAY_DEFAULTS.items():
+    """Set switches that are environment variables only, unless the operator did; call before importing Ray."""
+    for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)  # noqa: TID251 - this is the one place
