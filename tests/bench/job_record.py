@@ -124,7 +124,8 @@ class Record:
         print("\n| process | a quarter in, MiB | at the end, MiB | most, MiB |\n|---|---|---|---|")
         for name, (_, sizes) in self._memory.items():
             print(f"| {name} | {sizes[len(sizes) // 4]:,.0f} | {sizes[-1]:,.0f} | {max(sizes):,.0f} |")
-        print(f"\nFiles of SQLite: {self._file_mib:,.0f} MiB at most.")
+        if self._file_mib:
+            print(f"\nFiles of SQLite: {self._file_mib:,.0f} MiB at most.")
 
     def draw(self, path: Path) -> None:
         """Draw the rates above, the memory below."""
