@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,14 @@ async def server(
     from ray import serve  # noqa: PLC0415 - reads its environment when it is imported
 
     serve.delete("columns")
+
+
+@pytest.fixture
+def interruptible() -> Generator[None]:
+    """Where all tests run in the background of a shell, processes are told to ignore interrupts, and so are theirs."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def start(server: Cluster, source: Path, output: Path, *more: str) -> subprocess.Popen[str]:
@@ -101,6 +109,7 @@ async def test_parquet_says_what_a_job_says_and_a_bad_row_is_a_row(server: Clust
     assert {(row["finish_reason"], row["output_tokens"]) for row in good} == {("length", 20)}
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_lines_survive_a_killed_worker_and_an_interrupt(server: Cluster, tmp_path: Path) -> None:
     many = 10 * ROWS  # not done before it is interrupted
     lines = [json.dumps({"id": f"n{number}", "prompt": f"prompt {number}", **ALIKE}) for number in range(many)]

@@ -160,8 +160,9 @@ def _metadata(piece: Piece, wanted: Sequence[range]) -> BlockMetadata:
 @contextmanager
 def _attached(address: str) -> Generator[None]:
     """Join a running cluster, and leave it."""
-    for name in ("ray", "ray.data", "ray.serve"):
+    for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # its handles go on telling their load, to nobody
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
