@@ -1,9 +1,11 @@
 import asyncio
-from contextlib import suppress
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from hashlib import sha256
 
 import pytest
 from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch import removal
 from qwire.batch.database import Database
@@ -12,6 +14,7 @@ from qwire.batch.item_store import ItemStore
 from qwire.batch.job import ItemState, JobState
 from qwire.batch.lease_store import LeaseStore
 from qwire.batch.schema import items as item_rows
+from qwire.batch.schema import rejections
 from qwire.batch.store import JobPage, JobStore
 from tests.batch.jobs import HOUR_NS, TENANT, append, check_counters, digest_of, new_items, new_job, sealed_job
 
@@ -95,29 +98,43 @@ async def test_only_what_has_ended_is_deleted(jobs: JobStore, items: ItemStore) 
     assert (await jobs.create(TENANT, new_job())).id != job.id
 
 
+@pytest.mark.parametrize("by", ["sweep", "repetition"])
 async def test_a_deletion_lets_others_in_and_is_gone_on_with(
     database: Database,
     jobs: JobStore,
     items: ItemStore,
     leases: LeaseStore,
     monkeypatch: pytest.MonkeyPatch,
+    *,
+    by: str,
 ) -> None:
-    monkeypatch.setattr(removal, "_ITEMS", 3)
+    monkeypatch.setattr(removal, "_PIECES", ((item_rows.c.number, 3), (rejections.c.chunk_index, 3)))
     job = await sealed_job(jobs, items, *map(str, range(20)))
     await jobs.cancel(TENANT, job.id)
+    pieces, stopped, write = 0, asyncio.Event(), database.write
+
+    @asynccontextmanager
+    async def stop_after_two() -> AsyncGenerator[AsyncConnection]:
+        nonlocal pieces
+        if asyncio.current_task() is deletion:
+            pieces += 1
+            if pieces > 3:  # the first hid it
+                stopped.set()
+                await asyncio.Event().wait()
+        async with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(database, "write", stop_after_two)
     deletion = asyncio.create_task(jobs.delete(TENANT, job.id))
-    rows = 20
-    while rows == 20:
-        rows = await _rows(database, job.id)
-    assert rows % 3 == 20 % 3, "a piece is whole"
+    await stopped.wait()
+    assert await _rows(database, job.id) == 14
+    again = await jobs.create(TENANT, new_job())  # nothing is locked, and its request id is free
     deletion.cancel()
-    with suppress(asyncio.CancelledError):
-        await deletion
+    await asyncio.wait((deletion,))
     with pytest.raises(JobNotFound):
         await jobs.get(TENANT, job.id)
-    assert await jobs.jobs(TENANT, state=None, wanted={}, limit=9, after=None) == []
-    again = await jobs.create(TENANT, new_job())  # its request id is free
-    await leases.sweep(HOUR_NS)
+    assert [one.id for one in await jobs.jobs(TENANT, state=None, wanted={}, limit=9, after=None)] == [again.id]
+    await (leases.sweep(HOUR_NS) if by == "sweep" else jobs.delete(TENANT, job.id))
     assert await _rows(database, job.id) == 0
     assert (await jobs.get(TENANT, again.id)).id == again.id
 

@@ -6,20 +6,27 @@ to nobody, and `delete_ns` says that its time is over; whoever is interrupted af
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.database import Database
-from qwire.batch.schema import items, jobs, labels
+from qwire.batch.schema import items, jobs, labels, rejections
 
 _NOBODY = "(deleted)"
 """Owns what is being deleted; not the name of a caller, who could have no such character in it."""
-_ITEMS = 5_000
-"""Items of a transaction: some tenths of a second."""
+_PIECES = ((items.c.number, 5_000), (rejections.c.chunk_index, 5))
+"""By which number the rows of a large table are taken, and how many numbers a transaction takes at most. A chunk has up
+to 1,000 items, so each is some tenths of a second."""
 
 
 async def hide(connection: AsyncConnection, job_id: str, condition: ColumnElement[bool] | None = None) -> bool:
-    """Take a job away from its owner, and say whether it was there and fulfils the condition."""
+    """Take a job away from its owner, and say whether it was there.
+
+    Args:
+        connection: In a transaction that changes something.
+        job_id: The job.
+        condition: Leave it where this does not hold; None = in any case.
+    """
     which = jobs.c.id == job_id
     changed = await connection.execute(
         update(jobs)
@@ -33,16 +40,28 @@ async def hide(connection: AsyncConnection, job_id: str, condition: ColumnElemen
 
 
 async def remove(database: Database, job_id: str) -> None:
-    """Delete a hidden job; others may do so at the same time.
+    """Delete a job if it is hidden; others may do so at the same time.
 
     Raises:
         StoreUnavailable: The database cannot be reached.
     """
+    hidden = and_(jobs.c.id == job_id, jobs.c.tenant == _NOBODY)
     async with database.read() as connection:
-        last = (await connection.execute(select(func.max(items.c.number)).where(items.c.job_id == job_id))).scalar()
-    for first in range(1, (last or 0) + 1, _ITEMS):
-        piece = and_(items.c.job_id == job_id, items.c.number.between(first, first + _ITEMS - 1))
-        async with database.write() as connection:
-            await connection.execute(delete(items).where(piece))
+        if (await connection.execute(select(jobs.c.id).where(hidden))).first() is None:
+            return
+    for number, size in _PIECES:
+        while await _remove_piece(database, job_id, number, size):
+            pass
     async with database.write() as connection:
-        await connection.execute(delete(jobs).where(jobs.c.id == job_id))
+        await connection.execute(delete(jobs).where(hidden))
+
+
+async def _remove_piece(database: Database, job_id: str, number: Column[int], size: int) -> bool:
+    """Delete the rows with the smallest numbers, and say whether there were any."""
+    own = number.table.c.job_id == job_id
+    async with database.write() as connection:
+        first = (await connection.execute(select(func.min(number)).where(own))).scalar()
+        if first is None:
+            return False
+        await connection.execute(delete(number.table).where(own, number < first + size))
+        return True

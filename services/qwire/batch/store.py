@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
@@ -32,7 +33,7 @@ class JobPage:
 
 
 class JobStore:
-    """Remembers jobs. Every change is one transaction, what is deleted apart, and may be repeated.
+    """Remembers jobs. Every method but `delete` is one transaction, and every change may be repeated.
 
     All methods raise `StoreUnavailable` where the database cannot be reached, and, where they name a job, `JobNotFound`
     where the tenant has no such job.
@@ -145,20 +146,18 @@ class JobStore:
     async def delete(self, tenant: str, job_id: str) -> None:
         """Remove a job with everything in it; one that is not there is removed already.
 
-        It is gone for the tenant at once, and when this returns for the database as well. When this is interrupted,
-        `LeaseStore.sweep` goes on.
+        It is gone for the tenant at once, and for the database when this returns. When this is interrupted, it may be
+        repeated, and `LeaseStore.sweep` goes on with it as well.
 
         Raises:
             JobNotEnded: Items have no outcome.
         """
         async with self._database.write() as connection:
-            try:
+            with suppress(JobNotFound):
                 job = await lock(connection, tenant, job_id)
-            except JobNotFound:
-                return
-            if not JobState(job["state"]).ended:
-                raise JobNotEnded
-            await hide(connection, job_id)
+                if not JobState(job["state"]).ended:
+                    raise JobNotEnded
+                await hide(connection, job_id)
         await remove(self._database, job_id)
 
     async def _insert(self, connection: AsyncConnection, tenant: str, new: NewJob) -> str:

@@ -160,9 +160,8 @@ def _metadata(piece: Piece, wanted: Sequence[range]) -> BlockMetadata:
 @contextmanager
 def _attached(address: str) -> Generator[None]:
     """Join a running cluster, and leave it."""
-    for name in ("ray", "ray.data"):
+    for name in ("ray", "ray.data", "ray.serve"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.CRITICAL)  # its handles go on telling their load, to nobody
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError) as error:
@@ -181,8 +180,11 @@ def _application(port: int) -> tuple[str, AppConfig, Path]:
     """
     for name, application in serve.status().applications.items():
         if "gateway" in application.deployments:
-            gateway = serve.get_deployment_handle("gateway", name)
-            config, cache_dir = gateway.application.remote().result(timeout_s=_ANSWER_S)
+            gateway = serve.get_deployment_handle("gateway", name).application
+            try:
+                config, cache_dir = gateway.remote().result(timeout_s=_ANSWER_S)
+            finally:
+                gateway.shutdown()  # else it goes on telling its load, also when Ray is gone
             if config.gateway.server.port == port:
                 return name, config, cache_dir
     raise Unavailable(f"no application of this Ray cluster listens on port {port}")
