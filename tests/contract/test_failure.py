@@ -19,7 +19,7 @@ from tests.contract.failure import collect, failure_of
 SECRET = "the prompt's secret"  # noqa: S105 - no password
 SPEC = GenerationSpec(text="abc")
 
-TABLE: Mapping[str, tuple[Exception, str, str, float | None]] = {
+TABLE: Mapping[str, tuple[BaseException, str, str, float | None]] = {
     "invalid": (errors.InvalidRequest("stop.max_output_tokens", "bad"), "INVALID_ARGUMENT", "INVALID_FIELD", None),
     "context": (errors.ContextLengthExceeded("tokens", "long"), "INVALID_ARGUMENT", "CONTEXT_LENGTH", None),
     "no adapter": (errors.AdapterNotFound("a"), "NOT_FOUND", "ADAPTER_NOT_FOUND", None),
@@ -33,6 +33,7 @@ TABLE: Mapping[str, tuple[Exception, str, str, float | None]] = {
     "unavailable": (errors.EngineUnavailable(), "UNAVAILABLE", "UNAVAILABLE", 1.0),
     "unavailable for": (errors.EngineUnavailable(0.25), "UNAVAILABLE", "UNAVAILABLE", 0.25),
     "unforeseen": (KeyError(SECRET), "INTERNAL", "INTERNAL", None),
+    "unasked": (asyncio.CancelledError(), "UNAVAILABLE", "UNAVAILABLE", 1.0),
     "bare": (errors.EngineError(SECRET), "INTERNAL", "INTERNAL", None),
 }
 
@@ -48,7 +49,8 @@ async def test_engine_failure(case: str, after: int, processor: TextProcessor):
         streamed = await failure_of(collect(stream))
     for failure in (unary, streamed):
         assert (failure.code, failure.reason, failure.retry_after_s) == (code, reason, retry_after_s)
-        assert failure.pushback_ms == (None if retry_after_s is None else round(retry_after_s * 1000))
+        pushback_ms = None if retry_after_s is None else round(retry_after_s * 1000)
+        assert failure.pushback_ms == (-1 if code == "CANCELLED" else pushback_ms)
         assert SECRET not in failure.message
         assert failure.metadata["generation_id"] in engine.ended
     if isinstance(error, errors.InvalidRequest):

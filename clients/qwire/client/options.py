@@ -71,7 +71,10 @@ class TLSOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryOptions:
-    """When gRPC itself sends a call again: only after UNAVAILABLE, and never once a response message has come.
+    """When gRPC itself sends a call again: after UNAVAILABLE or CANCELLED, and never once a response message has come.
+
+    CANCELLED is what a gRPC server says to calls that reach it while it closes its connections, before any of its code
+    has seen them. One that was cancelled by its generation id is not sent again: the server's pushback forbids it.
 
     Raises:
         ValueError: A value is out of range.
@@ -89,9 +92,9 @@ class RetryOptions:
     backoff_multiplier: float = 2.0
     """Each wait is this many times the one before it. > 0."""
 
-    throttle_tokens: int = 10
+    throttle_tokens: int = 100
     """A server that keeps failing is not retried: each failure takes a token, and retries stop while half of these or
-    fewer are left. Range [1, 1000]."""
+    fewer are left. A server that goes away fails all calls of some milliseconds at once. Range [1, 1000]."""
 
     throttle_token_ratio: float = 0.1
     """Tokens that each success gives back. > 0."""
@@ -113,7 +116,7 @@ class RetryOptions:
             "initialBackoff": f"{self.initial_backoff_s:.9f}s",
             "maxBackoff": f"{self.max_backoff_s:.9f}s",
             "backoffMultiplier": self.backoff_multiplier,
-            "retryableStatusCodes": ["UNAVAILABLE"],
+            "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
         throttling = {"maxTokens": self.throttle_tokens, "tokenRatio": self.throttle_token_ratio}
         return json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}], "retryThrottling": throttling})

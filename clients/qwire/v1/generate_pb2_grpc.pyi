@@ -36,13 +36,15 @@ class GenerateServiceStub:
       FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
       RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
-      CANCELLED           CANCELLED (by CancelGeneration)
+      CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
       INTERNAL            NUMERICAL, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
+    CANCELLED without details is what gRPC itself says to calls that reach a server in the moment that it stops: name it
+    beside UNAVAILABLE in a client's `retryableStatusCodes`.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with
@@ -86,13 +88,15 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
       FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
       RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
-      CANCELLED           CANCELLED (by CancelGeneration)
+      CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
       INTERNAL            NUMERICAL, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
+    CANCELLED without details is what gRPC itself says to calls that reach a server in the moment that it stops: name it
+    beside UNAVAILABLE in a client's `retryableStatusCodes`.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with
@@ -132,13 +136,15 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
       FAILED_PRECONDITION ADAPTER_UNUSABLE (until the operator changes the adapter's files; the message says why)
       RESOURCE_EXHAUSTED  OVERLOADED (with RetryInfo), CAPACITY, MESSAGE_TOO_LARGE, SLOW_READER
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
-      CANCELLED           CANCELLED (by CancelGeneration)
+      CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
       INTERNAL            NUMERICAL, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
     RESOURCE_EXHAUSTED with RetryInfo, or a connection that is lost without a status of this table, may be resumed, too.
+    CANCELLED without details is what gRPC itself says to calls that reach a server in the moment that it stops: name it
+    beside UNAVAILABLE in a client's `retryableStatusCodes`.
 
     A call without a deadline gets the server's; the server ends every generation after a bound of its own. Both end with
     DEADLINE. A call whose first token cannot come before its deadline, by what was measured lately, is refused with

@@ -102,6 +102,12 @@ def _our_errors() -> Generator[None]:
         yield
     except EngineError:
         raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        # Nobody cancelled the caller: what was cancelled is the replica's side of it, or the router's.
+        raise EngineUnavailable(_RETRY_AFTER_S) from None
     except RayTaskError as error:
         if isinstance(error.cause, EngineError):
             raise error.cause from None

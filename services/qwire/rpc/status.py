@@ -57,8 +57,13 @@ def status_of(
 
 
 def trailers_of(status: Status) -> Trailers:
-    """Return the trailing metadata that carries a status's details, and the time to wait for gRPC's own retries."""
+    """Return the trailing metadata that carries a status's details, and when gRPC's own retries may try again.
+
+    Never where it was cancelled on purpose: retries of CANCELLED are for calls that a server drops as it shuts down.
+    """
     trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status.SerializeToString())]
+    if code_of(status) is grpc.StatusCode.CANCELLED:
+        trailers.append((PUSHBACK_KEY, "-1"))
     for detail in status.details:
         retry = RetryInfo()
         if detail.Unpack(retry):

@@ -25,11 +25,11 @@ def test_the_defaults_are_those_of_the_manual() -> None:
                 "initialBackoff": "0.100000000s",
                 "maxBackoff": "1.000000000s",
                 "backoffMultiplier": 2.0,
-                "retryableStatusCodes": ["UNAVAILABLE"],
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
             },
         }
     ]
-    assert config["retryThrottling"] == {"maxTokens": 10, "tokenRatio": 0.1}
+    assert config["retryThrottling"] == {"maxTokens": 100, "tokenRatio": 0.1}
     assert arguments == {
         "grpc.primary_user_agent": f"qwire-python/{version('qwire')}",
         "grpc.max_receive_message_length": 16 * 1024 * 1024,
