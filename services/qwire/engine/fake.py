@@ -73,7 +73,7 @@ class FakeEngine:
         max_running: int = 16,
         max_waiting: int = 64,
         fail_after: int | None = None,
-        failure: Exception | None = None,
+        failure: BaseException | None = None,
     ) -> None:
         self._script = script or _echo
         self._card = card or fake_card()
