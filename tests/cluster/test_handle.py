@@ -1,8 +1,10 @@
-"""What a caller of replicas gets to see of what goes wrong on their side."""
+"""What a caller of replicas sees of what goes wrong on their side, and what stays there of calls that it left."""
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import gc
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
 
@@ -10,10 +12,14 @@ import pytest
 
 from qwire.engine.errors import EngineUnavailable
 from qwire.serve.handle import ReplicaHandle
+from qwire.serve.left_call import send_nothing_to_left_calls
 
 
 class Crumbling:
     """A replica whose work is cancelled by itself, or goes on for ever."""
+
+    def __init__(self) -> None:
+        send_nothing_to_left_calls()
 
     async def cancelled(self) -> AsyncGenerator[int]:
         """Yield once, and end as a task does that is cancelled on this side."""
@@ -25,13 +31,36 @@ class Crumbling:
         yield 1
         await asyncio.Event().wait()
 
+    async def native_bytes(self) -> int:
+        """Return what the C library has given out to this process."""
+        gc.collect()
+        return mallinfo().uordblks
+
+
+class MallInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc."""
+
+    _fields_ = (
+        *((f"unused{number}", ctypes.c_size_t) for number in range(7)),
+        ("uordblks", ctypes.c_size_t),
+        *((f"unused{number}", ctypes.c_size_t) for number in range(7, 9)),
+    )
+    uordblks: int
+
+
+def mallinfo() -> MallInfo:
+    """Return what the C library says of its memory."""
+    function = ctypes.CDLL("libc.so.6").mallinfo2
+    function.restype = MallInfo
+    return function()
+
 
 @pytest.fixture(scope="module")
 def replicas(ray_cluster: None) -> Generator[ReplicaHandle]:  # noqa: ARG001
     """The only replica."""
     from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
 
-    deployment: Any = serve.deployment(Crumbling)
+    deployment: Any = serve.deployment(Crumbling, max_ongoing_requests=100)
     yield ReplicaHandle(serve.run(deployment.bind(), name="crumbling", route_prefix=None))
     serve.delete("crumbling")
 
@@ -51,3 +80,20 @@ async def test_what_its_caller_cancels_is_cancelled(replicas: ReplicaHandle) -> 
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_call_that_is_left_leaves_nothing_behind(replicas: ReplicaHandle) -> None:
+    async def leave(calls: int) -> None:
+        for _ in range(calls):
+            stream = replicas.stream("endless")
+            assert await anext(stream) == 1
+            await stream.aclose()
+
+    async def held_bytes() -> int:
+        await asyncio.sleep(1)  # until the last of them have ended
+        return await replicas.call("native_bytes", timeout_s=10)
+
+    await leave(500)
+    before, calls = await held_bytes(), 2000
+    await asyncio.gather(*(leave(calls // 8) for _ in range(8)))
+    assert (await held_bytes() - before) / calls < 100

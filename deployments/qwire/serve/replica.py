@@ -16,6 +16,7 @@ from qwire.engine.request import TokenRequest
 from qwire.models.store import ModelStore
 from qwire.serve.config import ModelSettings
 from qwire.serve.demand import ReplicaLoad
+from qwire.serve.left_call import send_nothing_to_left_calls
 from qwire.serve.model_engine import start_engine
 from qwire.serve.model_version import ModelReplaced, model_version
 from qwire.serve.recorded_engine import RecordedEngine
@@ -41,6 +42,7 @@ class ModelReplica:
     """
 
     async def __init__(self, model: ModelSettings, cache_dir: Path, telemetry: TelemetryConfig) -> None:
+        send_nothing_to_left_calls()
         self._settings = model
         self._telemetry = configure(telemetry)
         name = serve.get_replica_context().replica_id.unique_id
