@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
@@ -37,7 +38,7 @@ class AsyncStreamCall(Protocol):
 
 
 class AsyncEventStream(Generic[ResponseT, EventT]):
-    """Iterates over the events of one call. Leaving the `async with` block, or `cancel`, ends the call.
+    """Iterates over the events of one call. Leaving the `async with` block, `cancel`, or dropping it, ends the call.
 
     Iteration raises the typed error of the call where it fails; what came before stays valid as what it is, a part.
     Cancelling the task that iterates ends the call too.
@@ -48,6 +49,11 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
         self._reader = reader
         self._failure: QwireError | None = None
         self._cancelled = False
+
+    def __del__(self) -> None:
+        # gRPC does not end a call that nobody holds any more: since 1.83 it holds it itself (grpc/grpc#43462).
+        with suppress(RuntimeError):  # the event loop is closed, and all calls with it
+            self._call.cancel()
 
     def __aiter__(self) -> Self:
         return self

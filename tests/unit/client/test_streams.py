@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from qwire.client import AsyncClient, Cancelled, Client, DeadlineExceeded, StreamBroken, StreamTruncated
+from qwire.client import (
+    AsyncClient,
+    AsyncGenerationStream,
+    Cancelled,
+    Client,
+    DeadlineExceeded,
+    StreamBroken,
+    StreamTruncated,
+)
 from qwire.client.generation_reader import GenerationReader
 from qwire.client.reader import BatchReader
 from qwire.client.testing import Answer, FakeServer
@@ -128,6 +137,30 @@ def test_dropping_the_stream_ends_the_call_on_the_server() -> None:
     with FakeServer(answers=[_SLOW]) as server, Client(server.target) as client:
         next(client.stream("hi"))
         assert server.wait_for_hang_up()
+
+
+async def test_dropping_the_stream_ends_the_call_on_the_server_with_asyncio() -> None:
+    async def leave(client: AsyncClient) -> None:
+        async for _ in client.stream("hi").text_stream:
+            break
+
+    with FakeServer(answers=[Answer(text=_LATER_SLOW, delay_s=0.05)]) as server:
+        async with AsyncClient(server.target) as client:
+            await leave(client)
+            assert await asyncio.to_thread(server.wait_for_hang_up)
+
+
+def test_a_stream_may_outlive_its_event_loop() -> None:
+    async def begin(server: FakeServer) -> AsyncGenerationStream:
+        client = AsyncClient(server.target)
+        stream = client.stream("hi")
+        await anext(stream)
+        return stream
+
+    with FakeServer(answers=[_SLOW]) as server:
+        stream = asyncio.run(begin(server))
+        del stream  # an error in `__del__` would fail the test as an unraisable exception
+        gc.collect()
 
 
 def test_closing_the_client_ends_its_calls() -> None:
