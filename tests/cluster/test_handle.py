@@ -6,6 +6,7 @@ import asyncio
 import ctypes
 import gc
 from collections.abc import AsyncGenerator, Generator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -82,18 +83,19 @@ async def test_what_its_caller_cancels_is_cancelled(replicas: ReplicaHandle) -> 
         await waiting
 
 
-async def test_a_call_that_is_left_leaves_nothing_behind(replicas: ReplicaHandle) -> None:
+async def test_calls_that_are_left_leave_nothing_behind(replicas: ReplicaHandle) -> None:
     async def leave(calls: int) -> None:
         for _ in range(calls):
             stream = replicas.stream("endless")
             assert await anext(stream) == 1
             await stream.aclose()
 
-    async def held_bytes() -> int:
+    async def held_bytes_after(calls: int) -> int:
+        await asyncio.gather(*(leave(calls // 8) for _ in range(8)))
         await asyncio.sleep(1)  # until the last of them have ended
         return await replicas.call("native_bytes", timeout_s=10)
 
-    await leave(500)
-    before, calls = await held_bytes(), 2000
-    await asyncio.gather(*(leave(calls // 8) for _ in range(8)))
-    assert (await held_bytes() - before) / calls < 100
+    calls = 1600
+    held_bytes = [await held_bytes_after(calls) for _ in range(5)]
+    # Other things grow and shrink there, too; what each call leaves behind shows every time.
+    assert min(after - before for before, after in pairwise(held_bytes)) / calls < 100

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 
 _FAILED = ("UNHEALTHY", "DEPLOY_FAILED")  # of Serve's DeploymentStatus, which is not exported
 _RETRY_AFTER_S = 2.0  # a replica that died is usually replaced within seconds
+_END_S = 1.0  # a call has ended this long after its last item
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +49,34 @@ class ReplicaHandle:
             _by_reference=False, request_serialization="pickle", response_serialization="pickle"
         )
 
-    async def stream(self, method: str, *args: object) -> AsyncGenerator[Any, None]:
-        """Call a generator method of one replica, chosen by load; closing the iterator cancels the call."""
+    async def stream(
+        self, method: str, *args: object, is_last: Callable[[Any], bool] = lambda _: False
+    ) -> AsyncGenerator[Any, None]:
+        """Call a generator method of one replica, chosen by load; closing the iterator cancels the call.
+
+        Args:
+            method: What to call.
+            args: What with.
+            is_last: Tells the item after which no other one comes, so that there is nothing to cancel.
+        """
         response = self._handle.options(method_name=method, stream=True).remote(*args)
         assert isinstance(response, DeploymentResponseGenerator)  # noqa: S101 - what stream=True means
+        over = False
         try:
             with _our_errors():
                 async for item in response:
+                    over = is_last(item)
                     yield item
+            over = True
+        except Exception:
+            over = True  # an error is the last that a replica says
+            raise
         finally:
-            response.cancel()
+            if over:
+                # A status that meets a cancelled call costs its replica some memory, see `left_call`.
+                asyncio.get_running_loop().call_later(_END_S, response.cancel)
+            else:
+                response.cancel()
 
     async def broadcast(self, method: str, *args: object, timeout_s: float) -> Answers:
         """Call a method of every running replica.

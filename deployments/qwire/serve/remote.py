@@ -92,7 +92,8 @@ class RemoteEngine:
     async def _attempt(
         self, request: TokenRequest, route: Route, patience_s: float
     ) -> AsyncGenerator[TokenChunk, None]:
-        async with aclosing(self._replicas.stream("generate", request, self._version, route)) as chunks:
+        call = self._replicas.stream("generate", request, self._version, route, is_last=_is_last)
+        async with aclosing(call) as chunks:
             try:
                 yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
             except InvalidRequest as error:
@@ -184,6 +185,10 @@ class _Received:
         self._repeated -= len(chunk.prompt_logprobs) - len(news)
         self._told += len(news)
         return replace(chunk, prompt_logprobs=news) if news else None
+
+
+def _is_last(chunk: TokenChunk) -> bool:
+    return chunk.finish is not None
 
 
 async def _first(

@@ -32,7 +32,7 @@ class MortalReplicas:
         self.requests: list[TokenRequest] = []
 
     async def stream(
-        self, method: str, request: TokenRequest, version: str, route: Route
+        self, method: str, request: TokenRequest, version: str, route: Route, **_: object
     ) -> AsyncGenerator[TokenChunk, None]:
         assert (method, version, route.replica) == ("generate", "v1", "")
         self.requests.append(request)

@@ -56,7 +56,7 @@ class Replicas:
         self.running = running
         self.startable = startable
 
-    async def stream(self, method: str, *args: object) -> AsyncGenerator[Any, None]:
+    async def stream(self, method: str, *args: object, **_: object) -> AsyncGenerator[Any, None]:
         self.asked.append((method, *args))
         for item in self.scripts.pop(0):
             if isinstance(item, Exception):

@@ -37,7 +37,7 @@ class FakeReplicas:
         self.unknown = 2  # the attempt that no replica took
         self.avoided: list[set[str]] = []
 
-    async def stream(self, method: str, *args: Any) -> AsyncGenerator[Any, None]:
+    async def stream(self, method: str, *args: Any, **_: object) -> AsyncGenerator[Any, None]:
         """Call it; the model version is not an engine's business, nor which of them was chosen."""
         self.attempts += 1
         if method == "generate":
