@@ -20,15 +20,13 @@ from pathlib import Path
 
 import psutil
 
-from qwire.client import AsyncClient, ClientOptions, GenerationOptions, QwireError, RetryOptions
+from qwire.client import AsyncClient, GenerationOptions, QwireError
 from tests.bench.local_ray import local_ray
 from tests.cluster.conftest import Cluster, app_config, free_port, ready
 from tests.cluster.test_sigterm import start, wait_until_ready
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 OPTIONS: GenerationOptions = {"max_output_tokens": 60, "ignore_eos": True, "temperature": 0.0}
-# More than its default of 10: all workers share one channel, and many may meet the same server that leaves.
-PATIENT = ClientOptions(retry=RetryOptions(throttle_tokens=1000))
 APP = "rollout"
 EVENTS = 5
 
@@ -76,7 +74,7 @@ async def under_load(
     name: str, target: str, event: Event, requests: int, expected: set[str], *, concurrency: int = 8
 ) -> tuple[int, int]:
     """Run one event under load; return how many requests there were and how many failed."""
-    async with AsyncClient(target, PATIENT) as client:
+    async with AsyncClient(target) as client:
         await ready(client)
         load = Load(client)
         await load.run_beside(event(), requests, concurrency)
@@ -91,7 +89,7 @@ async def under_load(
 
 
 async def text_of(target: str) -> str:
-    async with AsyncClient(target, PATIENT) as client:
+    async with AsyncClient(target) as client:
         await ready(client)
         return (await client.generate("same prompt", **OPTIONS)).text
 

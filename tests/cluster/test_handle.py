@@ -7,6 +7,7 @@ import ctypes
 import gc
 from collections.abc import AsyncGenerator, Generator
 from itertools import pairwise
+from statistics import median
 from typing import Any
 
 import pytest
@@ -97,5 +98,5 @@ async def test_calls_that_are_left_leave_nothing_behind(replicas: ReplicaHandle)
 
     calls = 1600
     held_bytes = [await held_bytes_after(calls) for _ in range(5)]
-    # Other things grow and shrink there, too; what each call leaves behind shows every time.
-    assert min(after - before for before, after in pairwise(held_bytes)) / calls < 100
+    # Other things grow and shrink there, too; what each call leaves behind shows most of the time.
+    assert median(after - before for before, after in pairwise(held_bytes)) / calls < 100

@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from qwire.client import AsyncClient, ClientOptions, GenerationOptions, RetryOptions
+from qwire.client import AsyncClient, GenerationOptions
 from tests.cluster.conftest import APP, Cluster, app_config, ready
 
 SHORT: GenerationOptions = {"max_output_tokens": 24, "ignore_eos": True, "temperature": 0.0}
 LONG: GenerationOptions = {**SHORT, "max_output_tokens": 900}
-PATIENT = ClientOptions(retry=RetryOptions(throttle_tokens=1000))
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ async def text_of(client: AsyncClient, options: GenerationOptions) -> str:
 
 async def test_streams_end_as_the_model_that_began_them(rolling: tuple[Cluster, Cluster]) -> None:
     before, after = rolling
-    async with AsyncClient(before.target, PATIENT) as client:
+    async with AsyncClient(before.target) as client:
         await ready(client)
         old = {length: await text_of(client, options) for length, options in (("short", SHORT), ("long", LONG))}
         deployed = asyncio.create_task(asyncio.to_thread(after.deploy))

@@ -46,14 +46,16 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
 
     def __init__(self, call: AsyncStreamCall, reader: Reader[ResponseT, EventT]) -> None:
         self._call = call
+        self._loop = asyncio.get_running_loop()
         self._reader = reader
         self._failure: QwireError | None = None
         self._cancelled = False
 
     def __del__(self) -> None:
         # gRPC does not end a call that nobody holds any more: since 1.83 it holds it itself (grpc/grpc#43462).
-        with suppress(RuntimeError):  # the event loop is closed, and all calls with it
-            self._call.cancel()
+        # Whichever thread collects garbage may come here.
+        with suppress(RuntimeError):  # the event loop is closed
+            self._loop.call_soon_threadsafe(self._call.cancel)
 
     def __aiter__(self) -> Self:
         return self

@@ -73,8 +73,9 @@ class TLSOptions:
 class RetryOptions:
     """When gRPC itself sends a call again: after UNAVAILABLE or CANCELLED, and never once a response message has come.
 
-    CANCELLED is what a gRPC server says to calls that reach it while it closes its connections, before any of its code
-    has seen them. One that was cancelled by its generation id is not sent again: the server's pushback forbids it.
+    CANCELLED without details is what a gRPC server says to calls that reach it while it closes its connections, usually
+    before any of its code has seen them. One that was cancelled by its generation id is not sent again: the server's
+    pushback forbids it.
 
     Raises:
         ValueError: A value is out of range.
@@ -92,12 +93,12 @@ class RetryOptions:
     backoff_multiplier: float = 2.0
     """Each wait is this many times the one before it. > 0."""
 
-    throttle_tokens: int = 100
-    """A server that keeps failing is not retried: each failure takes a token, and retries stop while half of these or
-    fewer are left. A server that goes away fails all calls of some milliseconds at once. Range [1, 1000]."""
+    throttle_tokens: int | None = None
+    """Do not retry a server that keeps failing: each failure takes a token, and retries stop while half of these or
+    fewer are left. gRPC counts streams that the client itself leaves as failures, too. Range [1, 1000]; None = do."""
 
     throttle_token_ratio: float = 0.1
-    """Tokens that each success gives back. > 0."""
+    """Tokens that each success gives back, where `throttle_tokens` is set. > 0."""
 
     def __post_init__(self) -> None:
         _require(holds=2 <= self.max_attempts <= 5, option="max_attempts", rule="from 2 to 5")  # noqa: PLR2004 - gRPC's
@@ -106,7 +107,8 @@ class RetryOptions:
             holds=self.max_backoff_s >= self.initial_backoff_s, option="max_backoff_s", rule="initial_backoff_s or more"
         )
         _require(holds=self.backoff_multiplier > 0, option="backoff_multiplier", rule="above 0")
-        _require(holds=1 <= self.throttle_tokens <= 1000, option="throttle_tokens", rule="from 1 to 1000")  # noqa: PLR2004 - gRPC's
+        tokens = 1 if self.throttle_tokens is None else self.throttle_tokens
+        _require(holds=1 <= tokens <= 1000, option="throttle_tokens", rule="from 1 to 1000")  # noqa: PLR2004 - gRPC's
         _require(holds=self.throttle_token_ratio > 0, option="throttle_token_ratio", rule="above 0")
 
     def service_config(self) -> str:
@@ -118,8 +120,10 @@ class RetryOptions:
             "backoffMultiplier": self.backoff_multiplier,
             "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
         }
-        throttling = {"maxTokens": self.throttle_tokens, "tokenRatio": self.throttle_token_ratio}
-        return json.dumps({"methodConfig": [{"name": [{}], "retryPolicy": policy}], "retryThrottling": throttling})
+        config: dict[str, object] = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+        if self.throttle_tokens is not None:
+            config["retryThrottling"] = {"maxTokens": self.throttle_tokens, "tokenRatio": self.throttle_token_ratio}
+        return json.dumps(config)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

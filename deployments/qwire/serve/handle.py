@@ -18,7 +18,7 @@ from qwire.engine.errors import EngineError, EngineUnavailable, QueueFull
 
 _FAILED = ("UNHEALTHY", "DEPLOY_FAILED")  # of Serve's DeploymentStatus, which is not exported
 _RETRY_AFTER_S = 2.0  # a replica that died is usually replaced within seconds
-_END_S = 1.0  # a call has ended this long after its last item
+_END_S = 1.0  # far longer than a call lasts after its last item
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,21 +62,18 @@ class ReplicaHandle:
         response = self._handle.options(method_name=method, stream=True).remote(*args)
         assert isinstance(response, DeploymentResponseGenerator)  # noqa: S101 - what stream=True means
         over = False
-        try:
-            with _our_errors():
+        with _our_errors():
+            try:
                 async for item in response:
                     over = is_last(item)
                     yield item
-            over = True
-        except Exception:
-            over = True  # an error is the last that a replica says
-            raise
-        finally:
-            if over:
-                # A status that meets a cancelled call costs its replica some memory, see `left_call`.
-                asyncio.get_running_loop().call_later(_END_S, response.cancel)
-            else:
-                response.cancel()
+            except (GeneratorExit, asyncio.CancelledError):
+                if over:
+                    # Its status is under way. One that meets a cancelled call costs the replica memory: `left_call`.
+                    asyncio.get_running_loop().call_later(_END_S, response.cancel)
+                else:
+                    response.cancel()
+                raise
 
     async def broadcast(self, method: str, *args: object, timeout_s: float) -> Answers:
         """Call a method of every running replica.
@@ -99,12 +96,13 @@ class ReplicaHandle:
             EngineUnavailable: None answered in time.
         """
         response = self._handle.options(method_name=method).remote(*args)
-        try:
-            with _our_errors():
-                async with asyncio.timeout(timeout_s):
+        with _our_errors():
+            async with asyncio.timeout(timeout_s):
+                try:
                     return await response
-        finally:
-            response.cancel()
+                except asyncio.CancelledError:
+                    response.cancel()
+                    raise
 
     async def can_start(self) -> bool:
         """Whether a replica would start if one were needed: its deployment has not failed."""

@@ -20,7 +20,7 @@ _METHODS = ("HandleRequestStreaming", "HandleRequestWithRejectionStreaming")
 
 
 def send_nothing_to_left_calls() -> None:
-    """Have the replica of this process do so; once it has started it is too late. Idempotent."""
+    """Patch Ray's replica, from the deployment's `__init__`: its calls are registered after that. Idempotent."""
     for name in _METHODS:
         method = getattr(Replica, name)
         if not hasattr(method, "__wrapped_by_qwire__"):

@@ -29,7 +29,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             },
         }
     ]
-    assert config["retryThrottling"] == {"maxTokens": 100, "tokenRatio": 0.1}
+    assert "retryThrottling" not in config
     assert arguments == {
         "grpc.primary_user_agent": f"qwire-python/{version('qwire')}",
         "grpc.max_receive_message_length": 16 * 1024 * 1024,

@@ -8,7 +8,7 @@ from itertools import repeat
 import grpc
 import pytest
 
-from qwire.client import AsyncClient, Client, ClientOptions, RetryOptions, ServerError, Unavailable
+from qwire.client import AsyncClient, Cancelled, Client, ClientOptions, RetryOptions, ServerError, Unavailable
 from qwire.client.testing import Answer, Failure, FakeServer
 
 _UNAVAILABLE = Failure()
@@ -72,7 +72,36 @@ def test_pushback_may_forbid_a_retry() -> None:
         assert len(server.calls) == 1
 
 
-def test_a_server_that_keeps_failing_is_not_retried() -> None:
+def test_what_a_closing_server_dropped_is_sent_again() -> None:
+    dropped = Failure(code=grpc.StatusCode.CANCELLED, reason="", message="CANCELLED")
+    failures = {"Generate": [dropped] * 2, "StreamGenerate": [dropped] * 2, "ListModels": [dropped] * 2}
+    with FakeServer(failures=failures) as server, Client(server.target) as client:
+        assert client.generate("hi").text == "hello"
+        assert client.stream("hi").generation().text == "hello"
+        assert client.models()
+        assert [len(server.calls_of(method)) for method in failures] == [3, 3, 3]
+
+
+def test_what_was_cancelled_by_its_id_is_not_sent_again() -> None:
+    cancelled = Failure(code=grpc.StatusCode.CANCELLED, reason="CANCELLED")
+    with FakeServer(failures={"Generate": repeat(cancelled)}) as server, Client(server.target) as client:
+        with pytest.raises(Cancelled):
+            client.generate("hi")
+        assert len(server.calls) == 1
+
+
+async def test_leaving_streams_takes_no_retries_away() -> None:
+    failures = {"Generate": [_UNAVAILABLE] * 2}
+    with FakeServer(answers=[Answer(text="word " * 20, delay_s=0.01)], failures=failures) as server:
+        async with AsyncClient(server.target) as client:
+            for _ in range(120):
+                async with client.stream("hi") as stream:
+                    await anext(stream)
+            await client.generate("hi")
+        assert len(server.calls_of("Generate")) == 3
+
+
+def test_a_server_that_keeps_failing_is_not_retried_where_that_is_asked_for() -> None:
     throttled = RetryOptions(initial_backoff_s=0.01, throttle_tokens=2)
     with FakeServer(failures={"Generate": repeat(_UNAVAILABLE)}) as server:
         with Client(server.target, ClientOptions(retry=throttled)) as client, pytest.raises(Unavailable):

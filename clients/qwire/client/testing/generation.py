@@ -16,9 +16,7 @@ from qwire.v1 import generate_pb2, types_pb2
 
 END_OF_TURN_TOKEN_ID = 151_645
 _LOST = Failure(reason="", message="connection lost")
-_CANCELLED = Failure(
-    code=grpc.StatusCode.CANCELLED, reason="CANCELLED", message="cancelled by CancelGeneration", pushback_ms=-1
-)
+_CANCELLED = Failure(code=grpc.StatusCode.CANCELLED, reason="CANCELLED", message="cancelled by CancelGeneration")
 
 
 class ScriptedFailure(Exception):

@@ -38,7 +38,8 @@ class Failure:
     """RetryInfo.retry_delay, seconds. None = no RetryInfo."""
 
     pushback_ms: int | None = None
-    """`grpc-retry-pushback-ms`: when gRPC itself may try again; -1 = not at all. None = as its own policy says."""
+    """`grpc-retry-pushback-ms`: when gRPC itself may try again; -1 = not at all. None = as its own policy says; not at
+    all where CANCELLED has a reason."""
 
     def status(self) -> status_pb2.Status:
         """Return the whole status."""
@@ -61,8 +62,11 @@ class Failure:
         trailers: list[tuple[str, str | bytes]] = []
         if self.reason:
             trailers.append(("grpc-status-details-bin", self.status().SerializeToString()))
-        if self.pushback_ms is not None:
-            trailers.append(("grpc-retry-pushback-ms", str(self.pushback_ms)))
+        pushback_ms = self.pushback_ms
+        if pushback_ms is None and self.reason and self.code is grpc.StatusCode.CANCELLED:
+            pushback_ms = -1
+        if pushback_ms is not None:
+            trailers.append(("grpc-retry-pushback-ms", str(pushback_ms)))
         context.set_trailing_metadata(tuple(trailers))
         context.abort(self.code, self.message)
 
