@@ -7,9 +7,10 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwire.batch import removal
+from qwire.batch import ending, removal
 from qwire.batch.database import Database
 from qwire.batch.errors import JobNotEnded, JobNotFound, JobNotOpen, RequestConflict, SealMismatch
+from qwire.batch.item import Outcome
 from qwire.batch.item_store import ItemStore
 from qwire.batch.job import ItemState, JobState
 from qwire.batch.lease_store import LeaseStore
@@ -137,6 +138,61 @@ async def test_a_deletion_lets_others_in_and_is_gone_on_with(
     await (leases.sweep(HOUR_NS) if by == "sweep" else jobs.delete(TENANT, job.id))
     assert await _rows(database, job.id) == 0
     assert (await jobs.get(TENANT, again.id)).id == again.id
+
+
+@pytest.mark.parametrize("by", ["sweep", "repetition"])
+async def test_a_cancellation_lets_others_in_and_is_gone_on_with(
+    database: Database,
+    jobs: JobStore,
+    items: ItemStore,
+    leases: LeaseStore,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    by: str,
+) -> None:
+    monkeypatch.setattr(ending, "_PIECE_ITEMS", 3)
+    job = await sealed_job(jobs, items, *map(str, range(20)))
+    await leases.renew("runner", ())
+    (first, *_, last) = await leases.lease("runner", 18)
+    pieces, stopped, write = 0, asyncio.Event(), database.write
+
+    @asynccontextmanager
+    async def stop_after_two() -> AsyncGenerator[AsyncConnection]:
+        nonlocal pieces
+        if asyncio.current_task() is cancellation:
+            pieces += 1
+            if pieces > 2:
+                stopped.set()
+                await asyncio.Event().wait()
+        async with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(database, "write", stop_after_two)
+    cancellation = asyncio.create_task(jobs.cancel(TENANT, job.id))
+    await stopped.wait()
+    part = await jobs.get(TENANT, job.id)
+    assert (part.state, part.ended_ns, part.counts[ItemState.CANCELLED]) == (JobState.RUNNING, None, 6)
+    for state, ids in ((JobState.RUNNING, [job.id]), (JobState.CANCELLED, [])):
+        found = await jobs.jobs(TENANT, state=state, wanted={}, limit=9, after=None)
+        assert [one.id for one in found] == ids
+    assert await leases.lease("runner", 2) == []
+    outcomes = [Outcome(one.lease, ItemState.SUCCEEDED, b"in time") for one in (first, last)]
+    assert await leases.record("runner", outcomes) == {first.lease}
+    cancellation.cancel()
+    await asyncio.wait((cancellation,))
+    with pytest.raises(JobNotEnded):
+        await jobs.delete(TENANT, job.id)
+    await (leases.sweep(HOUR_NS) if by == "sweep" else jobs.cancel(TENANT, job.id))
+    ended = await jobs.get(TENANT, job.id)
+    assert (ended.state, ended.counts[ItemState.CANCELLED], ended.counts[ItemState.SUCCEEDED]) == (
+        JobState.CANCELLED,
+        19,
+        1,
+    )
+    assert ended.ended_ns is not None
+    await check_counters(database)
+    _, landed = await items.landed(TENANT, job.id, after=0, limit=30)
+    assert len({item.landed for item in landed}) == 20
 
 
 async def _rows(database: Database, job_id: str) -> int:

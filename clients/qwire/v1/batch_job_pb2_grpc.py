@@ -138,7 +138,7 @@ class BatchJobServiceServicer:
 
     def CancelBatchJob(self, request, context):
         """CancelBatchJob ends every item that has no outcome yet, running ones included, with the state CANCELLED. A job that
-        has ended stays as it is.
+        has ended stays as it is. Items of a large job end one after the other; the job has ended when the call returns.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

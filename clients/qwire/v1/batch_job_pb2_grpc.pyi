@@ -63,7 +63,7 @@ class BatchJobServiceStub:
     """ListBatchJobs returns the caller's jobs, newest first, in pages."""
     CancelBatchJob: _grpc.UnaryUnaryMultiCallable[_batch_job_pb2.CancelBatchJobRequest, _batch_job_pb2.CancelBatchJobResponse]
     """CancelBatchJob ends every item that has no outcome yet, running ones included, with the state CANCELLED. A job that
-    has ended stays as it is.
+    has ended stays as it is. Items of a large job end one after the other; the job has ended when the call returns.
     """
     DeleteBatchJob: _grpc.UnaryUnaryMultiCallable[_batch_job_pb2.DeleteBatchJobRequest, _batch_job_pb2.DeleteBatchJobResponse]
     """DeleteBatchJob removes a job with all its prompts and results, for good. FAILED_PRECONDITION, reason JOB_NOT_ENDED,
@@ -108,7 +108,7 @@ class BatchJobServiceAsyncStub(BatchJobServiceStub):
     """ListBatchJobs returns the caller's jobs, newest first, in pages."""
     CancelBatchJob: _aio.UnaryUnaryMultiCallable[_batch_job_pb2.CancelBatchJobRequest, _batch_job_pb2.CancelBatchJobResponse]  # type: ignore[assignment]
     """CancelBatchJob ends every item that has no outcome yet, running ones included, with the state CANCELLED. A job that
-    has ended stays as it is.
+    has ended stays as it is. Items of a large job end one after the other; the job has ended when the call returns.
     """
     DeleteBatchJob: _aio.UnaryUnaryMultiCallable[_batch_job_pb2.DeleteBatchJobRequest, _batch_job_pb2.DeleteBatchJobResponse]  # type: ignore[assignment]
     """DeleteBatchJob removes a job with all its prompts and results, for good. FAILED_PRECONDITION, reason JOB_NOT_ENDED,
@@ -186,7 +186,7 @@ class BatchJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_batch_job_pb2.CancelBatchJobResponse, _abc.Awaitable[_batch_job_pb2.CancelBatchJobResponse]]:
         """CancelBatchJob ends every item that has no outcome yet, running ones included, with the state CANCELLED. A job that
-        has ended stays as it is.
+        has ended stays as it is. Items of a large job end one after the other; the job has ended when the call returns.
         """
 
     @_abc_1.abstractmethod

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from sqlalchemy import and_, delete, exists, insert, or_, select, update
 
 from qwire.batch.database import Database
+from qwire.batch.ending import end_job
 from qwire.batch.errors import JobNotFound
 from qwire.batch.item import Checkpoint, Lease, LeasedItem, Outcome
 from qwire.batch.job import ItemState, JobState
@@ -22,7 +24,7 @@ from qwire.batch.leasing import lease_of
 from qwire.batch.recording import free_unknown, keep_partials, record_outcomes
 from qwire.batch.removal import hide, remove
 from qwire.batch.schema import items, jobs, runners
-from qwire.batch.settle import end_items, lock, settle
+from qwire.batch.settle import lock
 from qwire.batch.store import Clock
 
 _ToldT = TypeVar("_ToldT", Outcome, Checkpoint)
@@ -138,7 +140,9 @@ class LeaseStore:
         now = self._clock()
         async with self._database.read() as connection:
             late = or_(
-                jobs.c.expires_ns < now, and_(jobs.c.state == JobState.OPEN, jobs.c.created_ns < now - open_limit_ns)
+                jobs.c.expires_ns < now,
+                and_(jobs.c.state == JobState.OPEN, jobs.c.created_ns < now - open_limit_ns),
+                jobs.c.state.in_((JobState.CANCELLED, JobState.EXPIRED)),  # whoever was to end it was interrupted
             )
             expired = (
                 (await connection.execute(select(jobs.c.id).where(jobs.c.ended_ns.is_(None), late))).scalars().all()
@@ -147,7 +151,8 @@ class LeaseStore:
             kept_long_enough = (await connection.execute(select(jobs.c.id).where(over))).scalars().all()
         await self._give_back()
         for job_id in expired:
-            await self._expire(job_id, now)
+            with suppress(JobNotFound):  # deleted meanwhile
+                await end_job(self._database, None, job_id, JobState.EXPIRED, self._clock)
         for job_id in kept_long_enough:
             async with self._database.write() as connection:
                 hidden = await hide(connection, job_id, over)  # unless its items were just retried
@@ -190,16 +195,6 @@ class LeaseStore:
                 count = (await connection.execute(update(items).where(held).values(freed))).rowcount
                 counts = {"running": jobs.c.running - count, "pending": jobs.c.pending + count}
                 await connection.execute(update(jobs).where(jobs.c.id == job_id).values(counts))
-
-    async def _expire(self, job_id: str, now: int) -> None:
-        async with self._database.write() as connection:
-            try:
-                job = await lock(connection, None, job_id)
-            except JobNotFound:
-                return
-            if not JobState(job["state"]).ended:
-                await end_items(connection, job, ItemState.EXPIRED, now)
-                await settle(connection, job_id, now, JobState.EXPIRED)
 
 
 def _by_job(told: Iterable[_ToldT]) -> dict[str, list[_ToldT]]:

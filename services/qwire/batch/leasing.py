@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.errors import JobNotFound
 from qwire.batch.item import Lease, LeasedItem
-from qwire.batch.job import ItemState
+from qwire.batch.job import ItemState, JobState
 from qwire.batch.schema import items, jobs
 from qwire.batch.settle import lock
 
@@ -35,6 +35,8 @@ async def lease_of(connection: AsyncConnection, job_id: str, runner_id: str, lim
     try:
         job = await lock(connection, None, job_id)
     except JobNotFound:
+        return []
+    if JobState(job["state"]).ended:  # a moment ago
         return []
     waits = and_(items.c.job_id == job_id, items.c.state == ItemState.PENDING, items.c.available_ns <= now)
     query = select(*_NEEDED).where(waits).order_by(items.c.number).limit(limit)

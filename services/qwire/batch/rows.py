@@ -35,14 +35,20 @@ async def read_labels(connection: AsyncConnection, job_ids: Sequence[str]) -> di
 
 
 def job_of(row: RowMapping, told: Mapping[str, str]) -> Job:
-    """Return the job of a row of `jobs`, with the labels that were found for it."""
+    """Return the job of a row of `jobs`, with the labels that were found for it.
+
+    One that is being ended has not ended yet, see `end_job`.
+    """
+    state = JobState(row["state"])
+    if state.ended and row["ended_ns"] is None:
+        state = JobState.OPEN if row["sealed_ns"] is None else JobState.RUNNING
     return Job(
         id=row["id"],
         tenant=row["tenant"],
         request_id=row["request_id"],
         labels=told,
         priority=row["priority"],
-        state=JobState(row["state"]),
+        state=state,
         counts={state: row[state.name.lower()] for state in ItemState},
         chunks=row["chunks"],
         tokens=Tokens(row["prompt_tokens"], row["output_tokens"], row["cached_prompt_tokens"], row["reasoning_tokens"]),

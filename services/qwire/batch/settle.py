@@ -33,7 +33,7 @@ async def end_items(
     job: RowMapping,
     state: ItemState,
     now_ns: int,
-    chosen: ColumnElement[bool] | None = None,
+    chosen: ColumnElement[bool],
 ) -> int:
     """End items of a locked job that have no outcome.
 
@@ -42,14 +42,12 @@ async def end_items(
         job: The job's row.
         state: What they become: CANCELLED or EXPIRED.
         now_ns: When.
-        chosen: Which; None = all of them.
+        chosen: Which.
 
     Returns:
         How many.
     """
-    left = and_(items.c.job_id == job["id"], items.c.state.in_((ItemState.PENDING, ItemState.RUNNING)))
-    if chosen is not None:
-        left = and_(left, chosen)
+    left = and_(items.c.job_id == job["id"], items.c.state.in_((ItemState.PENDING, ItemState.RUNNING)), chosen)
     running = func.sum(case((items.c.state == ItemState.RUNNING, 1), else_=0))
     count, were_running, last = (
         await connection.execute(select(func.count(), running, func.max(items.c.number)).where(left))

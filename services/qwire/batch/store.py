@@ -9,17 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import RowMapping, and_, exists, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, RowMapping, and_, exists, insert, literal, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwire.batch.database import Database
+from qwire.batch.ending import end_job
 from qwire.batch.errors import JobNotEnded, JobNotFound, JobNotOpen, RequestConflict, SealMismatch
 from qwire.batch.job import ItemState, Job, JobState, NewJob
 from qwire.batch.removal import hide, remove
 from qwire.batch.rows import job_of, read_job, read_labels
 from qwire.batch.schema import chunks, jobs, labels
-from qwire.batch.settle import end_items, lock, settle
+from qwire.batch.settle import lock, settle
 
 Clock = Callable[[], int]
 
@@ -33,7 +34,7 @@ class JobPage:
 
 
 class JobStore:
-    """Remembers jobs. Every method but `delete` is one transaction, and every change may be repeated.
+    """Remembers jobs. Every method but `cancel` and `delete` is one transaction, and every change may be repeated.
 
     All methods raise `StoreUnavailable` where the database cannot be reached, and, where they name a job, `JobNotFound`
     where the tenant has no such job.
@@ -120,7 +121,7 @@ class JobStore:
         """
         query = select(jobs).where(jobs.c.tenant == tenant)
         if state is not None:
-            query = query.where(jobs.c.state == state)
+            query = query.where(_is(state))
         for key, value in wanted.items():
             same = and_(labels.c.job_id == jobs.c.id, labels.c.key == key, labels.c.value == value)
             query = query.where(exists().where(same))
@@ -135,13 +136,12 @@ class JobStore:
         return [job_of(row, found.get(row["id"], {})) for row in rows]
 
     async def cancel(self, tenant: str, job_id: str) -> Job:
-        """End a job, and everything in it that has no outcome; one that has ended stays as it is."""
-        async with self._database.write() as connection:
-            job = await lock(connection, tenant, job_id)
-            if not JobState(job["state"]).ended:
-                await end_items(connection, job, ItemState.CANCELLED, self._clock())
-                await settle(connection, job_id, self._clock(), JobState.CANCELLED)
-            return await read_job(connection, tenant, job_id)
+        """End a job, and everything in it that has no outcome; one that has ended stays as it is.
+
+        When this is interrupted, it may be repeated, and `LeaseStore.sweep` goes on with it as well.
+        """
+        await end_job(self._database, tenant, job_id, JobState.CANCELLED, self._clock)
+        return await self.get(tenant, job_id)
 
     async def delete(self, tenant: str, job_id: str) -> None:
         """Remove a job with everything in it; one that is not there is removed already.
@@ -155,7 +155,7 @@ class JobStore:
         async with self._database.write() as connection:
             with suppress(JobNotFound):
                 job = await lock(connection, tenant, job_id)
-                if not JobState(job["state"]).ended:
+                if job["ended_ns"] is None:
                     raise JobNotEnded
                 await hide(connection, job_id)
         await remove(self._database, job_id)
@@ -180,6 +180,14 @@ class JobStore:
             rows = [{"job_id": job_id, "key": key, "value": value} for key, value in new.labels.items()]
             await connection.execute(insert(labels), rows)
         return job_id
+
+
+def _is(state: JobState) -> ColumnElement[bool]:
+    """Whether a row is that of a job in this state, as `job_of` tells it."""
+    if state.ended:
+        return and_(jobs.c.state == state, jobs.c.ended_ns.is_not(None))
+    sealed = jobs.c.sealed_ns.is_(None) if state is JobState.OPEN else jobs.c.sealed_ns.is_not(None)
+    return and_(jobs.c.ended_ns.is_(None), sealed)
 
 
 async def _find_request(connection: AsyncConnection, tenant: str, request_id: str) -> RowMapping | None:
