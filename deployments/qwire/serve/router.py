@@ -21,8 +21,8 @@ VERSION = "version"
 """Where a replica's metadata tells its model's version."""
 
 _REMEMBERED_PAGES = 65_536
-"""A dict in which as many come and go as it holds makes itself room for three times as many, in powers of two: of a few
-more than 87,381 the table would double once more, a good while after it was full."""
+"""A dict whose entries come and go makes room for three times as many as it holds, in powers of two: with more than
+87,381 of them its table would double once more, a good while after it was full."""
 
 
 class ReplicaRouter(RequestRouter):
