@@ -18,7 +18,7 @@ from qwire.batch.settle import end_items, lock, settle
 
 _ITEMS = {JobState.CANCELLED: ItemState.CANCELLED, JobState.EXPIRED: ItemState.EXPIRED}
 _PIECE_ITEMS = 5_000
-"""Items that a transaction looks at: some tenths of a second."""
+"""Items that a transaction looks at: some hundredths of a second."""
 
 
 async def end_job(database: Database, tenant: str | None, job_id: str, how: JobState, clock: Callable[[], int]) -> None:
