@@ -112,21 +112,8 @@ async def test_a_deletion_lets_others_in_and_is_gone_on_with(
     monkeypatch.setattr(removal, "_PIECES", ((item_rows.c.number, 3), (rejections.c.chunk_index, 3)))
     job = await sealed_job(jobs, items, *map(str, range(20)))
     await jobs.cancel(TENANT, job.id)
-    pieces, stopped, write = 0, asyncio.Event(), database.write
-
-    @asynccontextmanager
-    async def stop_after_two() -> AsyncGenerator[AsyncConnection]:
-        nonlocal pieces
-        if asyncio.current_task() is deletion:
-            pieces += 1
-            if pieces > 3:  # the first hid it
-                stopped.set()
-                await asyncio.Event().wait()
-        async with write() as connection:
-            yield connection
-
-    monkeypatch.setattr(database, "write", stop_after_two)
-    deletion = asyncio.create_task(jobs.delete(TENANT, job.id))
+    stopped = stop_writes_of("deletion", 3, database, monkeypatch)  # the first hides it
+    deletion = asyncio.create_task(jobs.delete(TENANT, job.id), name="deletion")
     await stopped.wait()
     assert await _rows(database, job.id) == 14
     again = await jobs.create(TENANT, new_job())  # nothing is locked, and its request id is free
@@ -154,21 +141,8 @@ async def test_a_cancellation_lets_others_in_and_is_gone_on_with(
     job = await sealed_job(jobs, items, *map(str, range(20)))
     await leases.renew("runner", ())
     (first, *_, last) = await leases.lease("runner", 18)
-    pieces, stopped, write = 0, asyncio.Event(), database.write
-
-    @asynccontextmanager
-    async def stop_after_two() -> AsyncGenerator[AsyncConnection]:
-        nonlocal pieces
-        if asyncio.current_task() is cancellation:
-            pieces += 1
-            if pieces > 2:
-                stopped.set()
-                await asyncio.Event().wait()
-        async with write() as connection:
-            yield connection
-
-    monkeypatch.setattr(database, "write", stop_after_two)
-    cancellation = asyncio.create_task(jobs.cancel(TENANT, job.id))
+    stopped = stop_writes_of("cancellation", 2, database, monkeypatch)
+    cancellation = asyncio.create_task(jobs.cancel(TENANT, job.id), name="cancellation")
     await stopped.wait()
     part = await jobs.get(TENANT, job.id)
     assert (part.state, part.ended_ns, part.counts[ItemState.CANCELLED]) == (JobState.RUNNING, None, 6)
@@ -193,6 +167,26 @@ async def test_a_cancellation_lets_others_in_and_is_gone_on_with(
     await check_counters(database)
     _, landed = await items.landed(TENANT, job.id, after=0, limit=30)
     assert len({item.landed for item in landed}) == 20
+
+
+def stop_writes_of(name: str, after: int, database: Database, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Let the task of this name write so often and no more; the event tells that it stands still."""
+    writes, stopped, write = 0, asyncio.Event(), database.write
+
+    @asynccontextmanager
+    async def stopping() -> AsyncGenerator[AsyncConnection]:
+        nonlocal writes
+        task = asyncio.current_task()
+        if task is not None and task.get_name() == name:
+            writes += 1
+            if writes > after:
+                stopped.set()
+                await asyncio.Event().wait()
+        async with write() as connection:
+            yield connection
+
+    monkeypatch.setattr(database, "write", stopping)
+    return stopped
 
 
 async def _rows(database: Database, job_id: str) -> int:
