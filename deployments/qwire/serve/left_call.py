@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from functools import wraps
+from functools import cache, wraps
 from typing import Any
 
 from ray.serve._private.replica import Replica
@@ -19,12 +19,11 @@ _Method = Callable[[Any, Any, Any], AsyncGenerator[Any, None]]
 _METHODS = ("HandleRequestStreaming", "HandleRequestWithRejectionStreaming")
 
 
+@cache
 def send_nothing_to_left_calls() -> None:
     """Patch Ray's replica, from the deployment's `__init__`: its calls are registered after that. Idempotent."""
     for name in _METHODS:
-        method = getattr(Replica, name)
-        if not hasattr(method, "__wrapped_by_qwire__"):
-            setattr(Replica, name, _ending(method))
+        setattr(Replica, name, _ending(getattr(Replica, name)))
 
 
 def _ending(method: _Method) -> _Method:
@@ -37,5 +36,4 @@ def _ending(method: _Method) -> _Method:
                     raise asyncio.CancelledError
                 yield message
 
-    ending.__wrapped_by_qwire__ = True  # type: ignore[attr-defined]
     return ending
