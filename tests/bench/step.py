@@ -15,7 +15,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import torch
 
 from qwire.engine.attention import RaggedBatch
 from qwire.engine.config import EngineConfig
+from qwire.engine.feed_forward import DenseFeedForward
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.lean_decoder import LeanDecoder
 from qwire.engine.loader import LoadedModel, load_model
@@ -111,6 +112,15 @@ def _least(function: Callable[[], Any]) -> float:
     return min(taken)
 
 
+def multiplied(decoder: LeanDecoder) -> Iterator[Any]:
+    """Yield the matrices of a dense decoder that each step reads, the head last; of an embedding only rows are read."""
+    for layer in decoder.layers:
+        assert isinstance(layer.feed_forward, DenseFeedForward)
+        network = layer.feed_forward.network
+        yield from (layer.query_key_value, layer.attention_output, network.gate_up, network.down)
+    yield decoder.head
+
+
 def watch(decoder: LeanDecoder, clock: Clock) -> None:
     """Time the parts of a decoder."""
     kinds = {type(decoder.head), type(decoder.layers[0].query_key_value)}
@@ -134,13 +144,11 @@ def main() -> None:
     loaded = load_model(checkpoint.folder, "", EngineConfig(device="cpu", quantization=arguments.quantization))
     decoder = loaded.decoder
     assert isinstance(decoder, LeanDecoder)
-    # An embedding of its own is not multiplied with: of its rows only those of the step's tokens are read.
-    head: Any = decoder.head
-    weights = loaded.parameters - (0 if head is decoder.embedding else head.rows * head.columns)
-    size = weights * (1.03125 if arguments.quantization == "q8" else 4)
+    matrices = list(multiplied(decoder))
+    size, weights = sum(one.nbytes for one in matrices), sum(one.rows * one.columns for one in matrices)
     with torch.inference_mode():
-        read, multiplied = bytes_per_s(cache_dir(None) / "kernels"), operations_per_s()
-        print(f"reads {read / 1e9:.1f} GB/s, multiplies {multiplied / 1e9:.0f} GFLOP/s; weights {size / 1e6:.0f} MB\n")
+        read, computed = bytes_per_s(cache_dir(None) / "kernels"), operations_per_s()
+        print(f"reads {read / 1e9:.1f} GB/s, multiplies {computed / 1e9:.0f} GFLOP/s; weights {size / 1e6:.0f} MB\n")
         print("| step | whole, ms | products | attention and KV | rotation | rest | read bound | product bound |")
         print("|---|---|---|---|---|---|---|---|")
         clock = Clock()
@@ -154,9 +162,9 @@ def main() -> None:
         for name, parts in steps:
             step(loaded, pool, parts)
             taken = measure(loaded, pool, parts, clock, arguments.rounds)
-            tokens, in_head = sum(part.length for part in parts), head.rows * head.columns
+            tokens, in_head = sum(part.length for part in parts), matrices[-1].rows * matrices[-1].columns
             operations = 2 * ((weights - in_head) * tokens + in_head * len(parts))
-            product_bound = operations / multiplied if arguments.quantization == "none" else None
+            product_bound = operations / computed if arguments.quantization == "none" else None
             print(_row(name, taken, size / read, product_bound), flush=True)
 
 

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import gguf
 import pytest
 import torch
+from gguf import GGMLQuantizationType as Kind
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import silu
 
 from qwire.engine.arithmetic import Norm
 from qwire.engine.exact import ExactArithmetic
-from qwire.engine.q8.build import build
+from qwire.engine.q8.build import NATIVE, build
 from qwire.engine.q8.float32 import Float32Arithmetic
 from tests.model.kernel_paths import PATHS, can_run
 
@@ -24,12 +29,31 @@ SHAPES = [(1, 1), (31, 63), (32, 64), (33, 65), (100, 1025), (1152, 896), (896, 
 TOKENS = [*range(1, 14), 24, 25, 61, 220]
 
 
+def steps(rows: int, columns: int) -> Tensor:
+    """Return whole multiples of 16-bit steps, as a file of 8 bits a weight has them."""
+    size = torch.randn(rows, columns // 16, 1).half().float()
+    return (torch.randint(-127, 128, (rows, columns // 16, 16)) * size).view(rows, columns)
+
+
 @pytest.fixture(params=PATHS)
 def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Float32Arithmetic:
     options, instructions = PATHS[request.param]
     if not can_run(instructions):
         pytest.skip(f"this CPU has no {instructions}")
     return Float32Arithmetic(build(library_folder, options))
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Float32Arithmetic:
+    return Float32Arithmetic(build(tmp_path_factory.mktemp("kernel"), NATIVE))
+
+
+# Numbers that need fewer bytes than four, and how many they need.
+FORMS: dict[str, tuple[Callable[[int, int], Tensor], float]] = {
+    "steps": (steps, 1.25),
+    "halves": (lambda rows, columns: torch.randn(rows, columns).bfloat16().float(), 2),
+    "whole": (torch.randn, 4),
+}
 
 
 def close(result: Tensor, reference: Tensor, size: Tensor) -> None:
@@ -59,6 +83,40 @@ def test_a_row_is_the_same_bits_beside_any_other(kernel: Float32Arithmetic) -> N
     together = weight.of(x)
     assert torch.equal(together, torch.cat([weight.of(row[None]) for row in x]))
     assert torch.equal(together[:7], weight.of(x[:7]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_that_need_fewer_bytes_take_fewer_and_give_the_same_bits(kernel: Float32Arithmetic, form: str) -> None:
+    make, width = FORMS[form]
+    for rows, columns in [(1, 16), (31, 64), (100, 1040), (96, 2080)]:
+        torch.manual_seed(rows)
+        matrix, bias = make(rows, columns), torch.randn(rows)
+        held = kernel.pack(matrix, bias)
+        assert held.nbytes == -(-rows // 32) * 32 * columns * width
+        assert torch.equal(held.rows_of(torch.arange(rows)), matrix)
+        # One row of other numbers, and all are held whole.
+        whole = kernel.pack(torch.cat((matrix, torch.randn(1, columns))), torch.cat((bias, torch.zeros(1))))
+        assert whole.nbytes == (rows // 32 + 1) * 32 * columns * 4
+        for tokens in (1, 5, 12, 13, 30):
+            x = torch.randn(tokens, columns)
+            assert torch.equal(held.of(x), whole.of(x)[:, :rows])
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q4_0, Kind.BF16], ids=lambda kind: kind.name)
+def test_weights_that_were_quantized_before_are_held_as_such(kernel: Float32Arithmetic, kind: Kind) -> None:
+    torch.manual_seed(5)
+    matrix = torch.from_numpy(gguf.dequantize(gguf.quantize(torch.randn(96, 256).numpy(), kind), kind))
+    held = kernel.pack(matrix)
+    assert held.nbytes == matrix.numel() * (2 if kind is Kind.BF16 else 1.25)
+    assert torch.equal(held.rows_of(torch.arange(96)), matrix)
+
+
+@given(rows=st.lists(st.lists(st.floats(width=32), min_size=16, max_size=16), min_size=1, max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_every_number_comes_back(native: Float32Arithmetic, rows: list[list[float]]) -> None:
+    table = torch.tensor(rows)
+    back = native.embed(table).rows_of(torch.arange(len(rows)))
+    assert torch.equal(back.nan_to_num(nan=1.5), table.nan_to_num(nan=1.5))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

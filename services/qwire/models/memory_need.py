@@ -30,7 +30,9 @@ class MemoryNeed:
     """What a model needs on one device.
 
     Attributes:
-        weights_bytes: The weights, with their scales; what is not quantized is in the compute dtype.
+        weights_bytes: The weights, with their scales; what is not quantized is in the compute dtype. Of float32 on a
+            CPU it is the most: matrices whose numbers fit into fewer bytes take fewer, those of published checkpoints
+            in bfloat16 half of it.
         kv_bytes: Keys and values of all tokens asked for.
         step_bytes: What one step works with: hidden states, the widest layer, and logits.
         loading_bytes: What loading takes for a moment beside the weights: the largest matrix before it is packed. At

@@ -16,8 +16,8 @@ from qwire.models.quality import failed_quantizations
 DEVICES = ("gpu", "cpu")
 DEFAULT_CONTEXT_TOKENS = 8_192
 
-# From the most exact to the smallest. On CPUs float32 never comes before `q8`: it is larger and three times slower, and
-# `q8` passes the gate of quality. `fp4` is as large as `nf4` and worse.
+# From the most exact to the smallest. On CPUs float32 never comes before `q8`: it is larger and slower, and `q8`
+# passes the gate of quality. `fp4` is as large as `nf4` and worse.
 _QUANTIZATIONS = {"gpu": ("none", "int8", "nf4"), "cpu": ("q8",)}
 _ABOUT = {
     "none": "16-bit weights, as published",

@@ -70,6 +70,8 @@ def _measure(arguments: argparse.Namespace) -> Results:
         f"{psutil.cpu_count()} CPUs{_device_name(arguments.device)}, {model}, prompts of about {min(lengths)} to "
         f"{max(lengths)} tokens, {arguments.tokens} output tokens, {rounds} rounds ({few} of arrivals and prefix)."
     )
+    if not arguments.random:
+        results.float32_bytes = sum(path.stat().st_size for path in setup.folder.glob("*.safetensors"))
     plan = Plan(
         streams=arguments.streams,
         tokens=arguments.tokens,

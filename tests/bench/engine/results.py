@@ -37,6 +37,7 @@ class Results:
         workloads: Their names, in order.
         measured: Runs by side and workload, in the order of the rounds.
         memory: By side.
+        float32_bytes: What the weights take as float32, four bytes each; 0 = not known.
         missing: Sides that could not be measured, and why.
         notes: What else must be told, such as the rate of arrivals.
     """
@@ -46,6 +47,7 @@ class Results:
     workloads: list[str] = field(default_factory=list[str])
     measured: dict[str, dict[str, list[Run]]] = field(default_factory=dict[str, dict[str, list[Run]]])
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
+    float32_bytes: int = 0
     missing: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
 

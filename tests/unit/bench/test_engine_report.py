@@ -75,9 +75,11 @@ def test_of_times_the_smaller_is_better() -> None:
 def test_memory_is_judged_after_loading() -> None:
     made_up = Results("a machine")
     assert judge_memory(made_up).startswith("NOT MEASURED")
-    made_up.memory = {"float32": Memory(0, 1000, 2000), "q8": Memory(0, 400, 9000)}
+    made_up.memory = {"q8": Memory(100, 440, 9000)}
+    assert judge_memory(made_up).startswith("NOT MEASURED")
+    made_up.float32_bytes = 1000
     assert judge_memory(made_up).startswith("PASS")
-    made_up.memory["q8"] = Memory(0, 401, 401)
+    made_up.memory["q8"] = Memory(100, 441, 441)
     assert judge_memory(made_up).startswith("MISS")
 
 

@@ -45,19 +45,18 @@ struct Attention {
 
 namespace {
 
-using Tile = void (*)(const float *, const float *, int64_t, const float *, float *);
 
 template <int... Less> constexpr auto score_tiles_of(std::integer_sequence<int, Less...>) {
   struct {
     Tile of_rows[sizeof...(Less)];
-  } all{{float_tile<Less + 1, 1, Less + 1, 0>...}};
+  } all{{float_tile<Less + 1, 1, Less + 1, Whole<0>>...}};
   return all;
 }
 
 template <int... Less> constexpr auto value_tiles_of(std::integer_sequence<int, Less...>) {
   struct {
     Tile of_rows[sizeof...(Less)];
-  } all{{float_tile<Less + 1, kLanes, 1, 0>...}};
+  } all{{float_tile<Less + 1, kLanes, 1, Whole<0>>...}};
   return all;
 }
 
@@ -159,13 +158,13 @@ void attend(const Attention &a, const Piece &piece, int64_t kv_head, float *out)
     for (int64_t start = 0; start < rows; start += step) {
       const int64_t width = std::min(step, rows - start);
       float scores[kTile * kLanes], result[kTile * kLanes], factors[kTile];
-      kScores.of_rows[width - 1](seen.keys.data(), query.data() + start * eights, eights, nullptr, scores);
+      kScores.of_rows[width - 1](seen.keys.data(), query.data() + start * eights, eights, nullptr, nullptr, scores);
       for (int64_t r = 0; r < width; ++r) {
         const int64_t sees = piece.position + (start + r) / heads + 1;
         factors[r] = soft[static_cast<size_t>(start + r)].add(scores + r * kLanes, std::min(kLanes, sees - first));
       }
       for (int64_t part = 0; part < parts; ++part) {
-        kValues.of_rows[width - 1](seen.values.data() + part * kLanes * kLanes, scores, kLanes, nullptr, result);
+        kValues.of_rows[width - 1](seen.values.data() + part * kLanes * kLanes, scores, kLanes, nullptr, nullptr, result);
         for (int64_t r = 0; r < width; ++r) {
           float *sum = sums.data() + (start + r) * padded + part * kLanes;
 #pragma omp simd

@@ -5,6 +5,9 @@
 // added up in the order of the columns, panel by panel, so that a row of activations gives the same bits alone and in any
 // batch.
 //
+// A matrix whose numbers fit into fewer bytes is held in these (form.h). The first tile that reads a panel makes its
+// numbers whole in registers, and leaves them for the next ones; no bit of a result depends on it.
+//
 // While a panel is multiplied, the next one is already fetched from memory.
 
 #include <algorithm>
@@ -14,7 +17,9 @@
 #include <vector>
 
 #include "float_tile.h"
+#include "form.h"
 #include "input.h"
+#include "large_pages.h"
 #include "take.h"
 
 namespace {
@@ -23,20 +28,24 @@ constexpr int64_t kPanel = 1024;         // columns of a block that stay in a co
 constexpr int64_t kPiece = 64;           // columns of activations that are prepared together
 constexpr int64_t kCached = 1 << 20;     // activations that pass by before a block of weights is read again
 
-using Tile = void (*)(const float *, const float *, int64_t, const float *, float *);
-
 struct Tiles {
   Tile of_rows[kTile];
 };
 
-template <int Lines, int... Less> constexpr Tiles tiles_of(std::integer_sequence<int, Less...>) {
-  return {{float_tile<Less + 1, 1, Less + 1, Lines>...}};
+template <typename Columns, int... Less> constexpr Tiles tiles_of(std::integer_sequence<int, Less...>) {
+  return {{float_tile<Less + 1, 1, Less + 1, Columns>...}};
 }
 
-// By the number of lines that they fetch.
-constexpr Tiles kTiles[] = {tiles_of<0>(std::make_integer_sequence<int, kTile>()),
-                            tiles_of<1>(std::make_integer_sequence<int, kTile>()),
-                            tiles_of<2>(std::make_integer_sequence<int, kTile>())};
+template <typename Columns> constexpr Tiles kTiles = tiles_of<Columns>(std::make_integer_sequence<int, kTile>());
+
+// The tiles that read a panel for the `pass`-th of so many times.
+const Tiles &tiles_for(Form form, int64_t pass, int64_t passes) {
+  if (form != kWhole && pass > 0) return kTiles<Whole<0>>;
+  if (form == kSteps) return passes > 1 ? kTiles<OfSteps<true>> : kTiles<OfSteps<false>>;
+  if (form == kHalves) return passes > 1 ? kTiles<OfHalves<true>> : kTiles<OfHalves<false>>;
+  // What is ahead is fetched by the only tile, or a half by each of two.
+  return passes == 1 ? kTiles<Whole<2>> : pass < 2 ? kTiles<Whole<1>> : kTiles<Whole<0>>;
+}
 
 } // namespace
 
@@ -44,28 +53,39 @@ extern "C" {
 
 // A packed weight matrix. `bias` may be null.
 struct FloatWeight {
-  int64_t rows, columns;
-  float *values; // blocks * columns * 32
+  int64_t rows, columns, form;
+  char *values; // blocks of 32 rows, see form.h
   const float *bias;
 };
 
-// Arranges a matrix [rows, columns] in `weight`, whose array is allocated.
+// The smallest form that holds a matrix [rows, columns].
+int64_t qwire_float32_form(const float *matrix, int64_t rows, int64_t columns) {
+  int64_t form = kSteps;
+  for (; form < kWhole; ++form) {
+    bool fits = true;
+#pragma omp parallel for schedule(static) reduction(&& : fits)
+    for (int64_t row = 0; row < rows; ++row) fits = fits && holds(static_cast<Form>(form), matrix + row * columns, columns);
+    if (fits) break;
+  }
+  return form;
+}
+
+// Arranges a matrix [rows, columns] in `weight`, whose form holds it and whose array is allocated, and zero.
 void qwire_float32_pack(const float *matrix, const FloatWeight *weight) {
-  const int64_t columns = weight->columns;
+  const int64_t columns = weight->columns, size = bytes_of(weight->form, columns);
+  ask_for_large_pages(weight->values, (weight->rows + kLanes - 1) / kLanes * size);
 #pragma omp parallel for schedule(static)
   for (int64_t block = 0; block < (weight->rows + kLanes - 1) / kLanes; ++block)
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const int64_t row = block * kLanes + lane;
-      float *values = weight->values + block * columns * kLanes + lane;
-      for (int64_t column = 0; column < columns; ++column)
-        values[column * kLanes] = row < weight->rows ? matrix[row * columns + column] : 0.0f;
-    }
+    for (int64_t row = block * kLanes; row < std::min(weight->rows, (block + 1) * kLanes); ++row)
+      put(static_cast<Form>(weight->form), matrix + row * columns, columns, row % kLanes, weight->values + block * size);
 }
 
 // out[rows, weight.rows] = input * weight^T + bias, or += with `add`. Rows of `out` are `out_stride` floats apart.
 void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *out, int64_t out_stride, int64_t add) {
   static thread_local std::vector<float> values, factors;
   const int64_t columns = weight->columns, rows = input->rows, blocks = (weight->rows + kLanes - 1) / kLanes;
+  const Form form = static_cast<Form>(weight->form);
+  const int64_t block_bytes = bytes_of(form, columns);
   values.resize(static_cast<size_t>(rows * columns));
   factors.resize(static_cast<size_t>(rows));
   float *a = values.data(), *inverse = factors.data();
@@ -91,23 +111,24 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
   }
 
   for (int64_t from = 0; from < rows; from += chunk) {
-    const int64_t to = std::min(rows, from + chunk);
+    const int64_t to = std::min(rows, from + chunk), passes = (to - from + step - 1) / step;
     int64_t taken = 0;
 #pragma omp parallel
     for (int64_t block = take(&taken), next; block < blocks; block = next) {
       next = take(&taken); // taken so early that it is fetched while this one is multiplied
       const int64_t first = block * kLanes, lanes = std::min(kLanes, weight->rows - first);
+      static thread_local float kept[kPanel * kLanes];
       float result[kTile * kLanes];
       for (int64_t column = 0; column < columns; column += kPanel) {
         const int64_t count = std::min(kPanel, columns - column);
-        const float *w = weight->values + first * columns + column * kLanes, *ahead = w + count * kLanes;
-        if (column + count == columns) ahead = weight->values + std::min(next, blocks - 1) * columns * kLanes;
+        const char *held = weight->values + block * block_bytes + bytes_of(form, column);
+        const char *ahead = held + bytes_of(form, count);
+        if (column + count == columns) ahead = weight->values + std::min(next, blocks - 1) * block_bytes;
         for (int64_t row = from, pass = 0; row < to; row += step, ++pass) {
           const int64_t size = std::min(step, to - row);
-          // All by the only tile, or a half by each of two.
-          const int64_t lines = to - from <= step ? 2 : pass < 2 ? 1 : 0;
-          kTiles[lines].of_rows[size - 1](w, a + row * columns + column * size, count,
-                                          ahead + (pass == 1 ? count * kLine : 0), result);
+          const void *from_here = form == kWhole || pass == 0 ? static_cast<const void *>(held) : kept;
+          tiles_for(form, pass, passes).of_rows[size - 1](from_here, a + row * columns + column * size, count,
+                                                          ahead + (pass == 1 ? count * kLine : 0), kept, result);
           const float *bias = column == 0 && weight->bias ? weight->bias + first : nullptr;
           for (int64_t r = 0; r < size; ++r) {
             float *target = out + (row + r) * out_stride + first;
@@ -119,6 +140,17 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
         }
       }
     }
+  }
+}
+
+// out[numbers, weight.columns] = some rows of a matrix, as they came.
+void qwire_float32_rows(const FloatWeight *weight, const int64_t *numbers, int64_t count, float *out) {
+  const int64_t columns = weight->columns;
+#pragma omp parallel for schedule(static)
+  for (int64_t n = 0; n < count; ++n) {
+    const char *block = weight->values + numbers[n] / kLanes * bytes_of(weight->form, columns);
+    for (int64_t column = 0; column < columns; ++column)
+      out[n * columns + column] = number_at(static_cast<Form>(weight->form), block, numbers[n] % kLanes, column);
   }
 }
 

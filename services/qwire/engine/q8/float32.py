@@ -11,6 +11,9 @@ from qwire.engine.q8.library import GATED, NORMED, PLAIN, FloatWeightArgument, I
 
 LANES = 32
 """Rows that are computed together."""
+_GROUP = 16
+_GROUP_BYTES = (LANES * (4 + _GROUP), LANES * _GROUP * 2, LANES * _GROUP * 4)
+"""Bytes of so many rows by so many columns, by the form in which they are held: see form.h."""
 
 
 class Float32Arithmetic(KernelArithmetic):
@@ -26,15 +29,21 @@ class Float32Arithmetic(KernelArithmetic):
 
 
 class Float32Matrix:
-    """See `Matrix` and `Embedding`. The layout of the values is written in `float32.cpp`."""
+    """See `Matrix` and `Embedding`. The layout of the values is written in `form.h`.
+
+    Attributes:
+        nbytes: Memory that the weight takes.
+    """
 
     def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
         self.rows, self.columns = weight.shape
-        self.values = torch.empty(-(-self.rows // LANES), self.columns, LANES)
+        form: int = library.float32_form(weight.data_ptr(), self.rows, self.columns)
+        self.nbytes = -(-self.rows // LANES) * self.columns * _GROUP_BYTES[form] // _GROUP
+        self._values = torch.zeros(self.nbytes, dtype=torch.uint8)
         self.bias = None if bias is None else bias.contiguous()
         self._library = library
         self._weight = FloatWeightArgument(
-            *(self.rows, self.columns, self.values.data_ptr()),
+            *(self.rows, self.columns, form, self._values.data_ptr()),
             None if self.bias is None else self.bias.data_ptr(),
         )
         library.float32_pack(weight.data_ptr(), self._weight)
@@ -51,7 +60,10 @@ class Float32Matrix:
 
     def rows_of(self, token_ids: Tensor) -> Tensor:
         """See `Embedding.rows_of`."""
-        return self.values[token_ids // LANES, :, token_ids % LANES].contiguous()
+        numbers = token_ids.contiguous()
+        out = torch.empty(len(numbers), self.columns)
+        self._library.float32_rows(self._weight, numbers.data_ptr(), len(numbers), out.data_ptr())
+        return out
 
     def add_to(self, residual: Tensor, x: Tensor) -> None:
         """See `Matrix.add_to`."""

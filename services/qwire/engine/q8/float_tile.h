@@ -8,7 +8,7 @@
 namespace {
 
 constexpr int64_t kLanes = 32; // columns that are computed together
-constexpr int64_t kLine = 16;  // floats of a cache line
+constexpr int64_t kLine = 64;  // bytes of a cache line
 
 // A register, and as many rows of a tile as leave room for columns beside the sums.
 #if defined(__AVX512F__)
@@ -19,22 +19,37 @@ constexpr int kWidth = 8, kTile = 3;
 constexpr int kWidth = 4, kTile = 2;
 #endif
 
+constexpr int kVectors = kLanes / kWidth;
 typedef float Vector __attribute__((vector_size(kWidth * sizeof(float))));
 
-// out[Rows][kLanes] = the sum over n < count of a[row, n] * w[n][kLanes], in the order of n. a[row, n] is at
-// a[row * RowStep + n * Step]. Meanwhile `Lines` cache lines for each n are fetched from `ahead`: a core that only reads
-// ahead by itself leaves a third to a half of the memory's bandwidth unused.
-template <int Rows, int RowStep, int Step, int Lines>
-void float_tile(const float *w, const float *a, int64_t count, const float *ahead, float *__restrict out) {
-  constexpr int kVectors = kLanes / kWidth;
+// Where a tile's columns come from: floats as they are, w[n][kLanes]. Meanwhile `Lines` cache lines for each n are fetched
+// from `ahead`: a core that only reads ahead by itself leaves a third to a half of the memory's bandwidth unused.
+template <int Lines> struct Whole {
+  const char *w, *ahead;
+
+  Whole(const void *from, const void *next, float *) : w(static_cast<const char *>(from)), ahead(static_cast<const char *>(next)) {}
+
+  void read(int64_t, Vector (&columns)[kVectors]) {
+    for (int line = 0; line < Lines; ++line, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+    for (auto &part : columns) {
+      std::memcpy(&part, w, sizeof(Vector));
+      w += sizeof(Vector);
+    }
+  }
+};
+
+// out[Rows][kLanes] = the sum over n < count of a[row, n] * columns[n][kLanes], in the order of n. a[row, n] is at
+// a[row * RowStep + n * Step].
+template <int Rows, int RowStep, int Step, typename Columns>
+void float_tile(const void *from, const float *a, int64_t count, const void *ahead, float *kept, float *__restrict out) {
+  Columns source(from, ahead, kept);
   // Vector by vector: an array that is set or copied as a whole stays in memory.
   Vector sum[Rows][kVectors];
   for (auto &row : sum)
     for (auto &part : row) part = Vector{};
-  for (int64_t n = 0; n < count; ++n, w += kLanes, a += Step) {
-    for (int line = 0; line < Lines; ++line, ahead += kLine) __builtin_prefetch(ahead, 0, 2);
+  for (int64_t n = 0; n < count; ++n, a += Step) {
     Vector columns[kVectors];
-    for (int part = 0; part < kVectors; ++part) std::memcpy(&columns[part], w + part * kWidth, sizeof(Vector));
+    source.read(n, columns);
     for (int row = 0; row < Rows; ++row)
       for (int part = 0; part < kVectors; ++part) sum[row][part] += columns[part] * a[row * RowStep];
   }
@@ -42,5 +57,7 @@ void float_tile(const float *w, const float *a, int64_t count, const float *ahea
     for (int part = 0; part < kVectors; ++part)
       std::memcpy(out + row * kLanes + part * kWidth, &sum[row][part], sizeof(Vector));
 }
+
+using Tile = void (*)(const void *, const float *, int64_t, const void *, float *, float *);
 
 } // namespace

@@ -10,11 +10,8 @@
 #include <cstring>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "input.h"
+#include "large_pages.h"
 #include "take.h"
 #include "tile.h"
 #include "transform.h"
@@ -65,17 +62,6 @@ inline void put(const float *x, const float *bias, int64_t lanes, int64_t add, f
     for (int64_t lane = 0; lane < lanes; ++lane) target[lane] += x[lane] + bias[lane];
   else
     for (int64_t lane = 0; lane < lanes; ++lane) target[lane] = x[lane] + bias[lane];
-}
-
-// Large pages: while weights pass by, a look at the page table for each 4 KB of them costs a tenth of the bandwidth.
-void ask_for_large_pages(void *memory, int64_t bytes) {
-#if defined(__linux__)
-  const uintptr_t page = 4096, from = (reinterpret_cast<uintptr_t>(memory) + page - 1) & ~(page - 1);
-  const uintptr_t to = (reinterpret_cast<uintptr_t>(memory) + static_cast<uintptr_t>(bytes)) & ~(page - 1);
-  if (to > from) madvise(reinterpret_cast<void *>(from), to - from, MADV_HUGEPAGE); // a wish: no matter if it fails
-#else
-  (void)memory, (void)bytes;
-#endif
 }
 
 } // namespace

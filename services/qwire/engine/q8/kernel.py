@@ -28,13 +28,18 @@ class Q8Arithmetic(KernelArithmetic):
 
 
 class Q8Matrix:
-    """See `Matrix` and `Embedding`. The layout of the values is written in `tile.h`."""
+    """See `Matrix` and `Embedding`. The layout of the values is written in `tile.h`.
+
+    Attributes:
+        nbytes: Memory that the weight takes.
+    """
 
     def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
         self.rows, self.columns = weight.shape
         blocks, groups = -(-self.rows // BLOCK), -(-self.columns // GROUP)
         self.values = torch.empty(blocks, groups, GROUP // 4, BLOCK, 4, dtype=torch.uint8)
         self.scales = torch.empty(blocks, groups, BLOCK, dtype=torch.float16)
+        self.nbytes = self.values.nbytes + self.scales.nbytes
         self.bias = None if bias is None else bias.contiguous()
         self._library = library
         self._weight = WeightArgument(

@@ -28,6 +28,7 @@ class FloatWeightArgument(ctypes.Structure):
     _fields_ = (
         ("rows", ctypes.c_int64),
         ("columns", ctypes.c_int64),
+        ("form", ctypes.c_int64),
         ("values", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
     )
@@ -93,6 +94,8 @@ class Library:
         float_weight = ctypes.POINTER(FloatWeightArgument)
         self.float32_pack = functions.qwire_float32_pack
         self.float32_pack.argtypes = (pointer, float_weight)
+        self.float32_rows = functions.qwire_float32_rows
+        self.float32_rows.argtypes = (float_weight, pointer, integer, pointer)
         self.float32_linear = functions.qwire_float32_linear
         self.float32_linear.argtypes = (float_weight, ctypes.POINTER(InputArgument), pointer, integer, integer)
         self.rotate = functions.qwire_rotate
@@ -100,7 +103,10 @@ class Library:
         self.attend = functions.qwire_attend
         self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer)
         for function in (
-            *(self.pack, self.rows, self.linear, self.float32_pack, self.float32_linear),
+            *(self.pack, self.rows, self.linear, self.float32_pack, self.float32_rows, self.float32_linear),
             *(self.route, self.rotate, self.attend),
         ):
             function.restype = None
+        self.float32_form = functions.qwire_float32_form
+        self.float32_form.argtypes = (pointer, integer, integer)
+        self.float32_form.restype = integer
