@@ -47,7 +47,7 @@ class Bug:
         return patch(self.target, self.breakage(pkgutil.resolve_name(self.target)))
 
 
-_READ_AHEAD, _RECEIVED = "qwire.text.read_ahead.ReadAhead", "qwire.serve.remote._Received"
+_READ_AHEAD, _RECEIVED = "qwire.text.read_ahead.ReadAhead", "qwire.serve.received.Received"
 _BUDGET = "qwire.text.read_ahead.BufferBudget"
 _READER, _QUEUE = "qwire.client.generation_reader.GenerationReader", "qwire.engine.waiting_queue.WaitingQueue"
 BUGS = (

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
+import logging
 from collections.abc import AsyncGenerator, Generator
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
 import pytest
+from ray.exceptions import RayTaskError
+from typing_extensions import override
 
-from qwire.engine.errors import EngineUnavailable
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, NumericalError, QueueFull
+from qwire.serve.answer import keep_answers_out_of_the_log
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.left_call import send_nothing_to_left_calls
 
@@ -22,6 +26,17 @@ class Crumbling:
 
     def __init__(self) -> None:
         send_nothing_to_left_calls()
+        keep_answers_out_of_the_log()
+        self._kept = KeptRecords()
+        logging.getLogger("ray.serve").addHandler(self._kept)
+
+    async def fail(self, error: Exception) -> None:
+        """Raise it."""
+        raise error
+
+    async def logged_errors(self) -> list[str]:
+        """Return the kinds of the errors that Ray has logged here."""
+        return [type(record.exc_info[1]).__name__ for record in self._kept.records if record.exc_info]
 
     async def cancelled(self) -> AsyncGenerator[int]:
         """Yield once, and end as a task does that is cancelled on this side."""
@@ -37,6 +52,18 @@ class Crumbling:
         """Return what the C library has given out to this process."""
         gc.collect()
         return mallinfo().uordblks
+
+
+class KeptRecords(logging.Handler):
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    @override
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
 class MallInfo(ctypes.Structure):
@@ -82,6 +109,15 @@ async def test_what_its_caller_cancels_is_cancelled(replicas: ReplicaHandle) -> 
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_ray_logs_what_failed_and_no_answers(replicas: ReplicaHandle) -> None:
+    for error in (QueueFull(1.0), DeadlineExceeded(), NumericalError()):
+        with pytest.raises(type(error)):
+            await replicas.call("fail", error, timeout_s=10)
+    with pytest.raises(RayTaskError):
+        await replicas.call("fail", RuntimeError("broken"), timeout_s=10)
+    assert await replicas.call("logged_errors", timeout_s=10) == ["NumericalError", "RuntimeError"]
 
 
 async def test_calls_that_are_left_leave_nothing_behind(replicas: ReplicaHandle) -> None:

@@ -9,7 +9,7 @@ import gguf
 import pytest
 import torch
 from gguf import GGMLQuantizationType as Kind
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import silu
@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 from qwire.engine.arithmetic import Norm
 from qwire.engine.exact import ExactArithmetic
 from qwire.engine.q8.build import NATIVE, build
-from qwire.engine.q8.float32 import Float32Arithmetic
+from qwire.engine.q8.float32 import Float32Arithmetic, Float32Matrix
 from tests.model.kernel_paths import PATHS, can_run
 
 pytestmark = pytest.mark.model
@@ -43,12 +43,12 @@ def kernel(request: pytest.FixtureRequest, library_folder: Path) -> Float32Arith
     return Float32Arithmetic(build(library_folder, options))
 
 
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Float32Arithmetic:
-    return Float32Arithmetic(build(tmp_path_factory.mktemp("kernel"), NATIVE))
+@pytest.fixture
+def native(library_folder: Path) -> Float32Arithmetic:
+    return Float32Arithmetic(build(library_folder, NATIVE))
 
 
-# Numbers that need fewer bytes than four, and how many they need.
+# Numbers, and how many bytes they need.
 FORMS: dict[str, tuple[Callable[[int, int], Tensor], float]] = {
     "steps": (steps, 1.25),
     "halves": (lambda rows, columns: torch.randn(rows, columns).bfloat16().float(), 2),
@@ -86,20 +86,22 @@ def test_a_row_is_the_same_bits_beside_any_other(kernel: Float32Arithmetic) -> N
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_numbers_that_need_fewer_bytes_take_fewer_and_give_the_same_bits(kernel: Float32Arithmetic, form: str) -> None:
+@pytest.mark.parametrize(("rows", "columns"), [(1, 16), (31, 64), (100, 1040), (33, 2080)])
+def test_numbers_that_need_fewer_bytes_take_fewer_and_give_the_same_bits(
+    kernel: Float32Arithmetic, form: str, rows: int, columns: int
+) -> None:
     make, width = FORMS[form]
-    for rows, columns in [(1, 16), (31, 64), (100, 1040), (96, 2080)]:
-        torch.manual_seed(rows)
-        matrix, bias = make(rows, columns), torch.randn(rows)
-        held = kernel.pack(matrix, bias)
-        assert held.nbytes == -(-rows // 32) * 32 * columns * width
-        assert torch.equal(held.rows_of(torch.arange(rows)), matrix)
-        # One row of other numbers, and all are held whole.
-        whole = kernel.pack(torch.cat((matrix, torch.randn(1, columns))), torch.cat((bias, torch.zeros(1))))
-        assert whole.nbytes == (rows // 32 + 1) * 32 * columns * 4
-        for tokens in (1, 5, 12, 13, 30):
-            x = torch.randn(tokens, columns)
-            assert torch.equal(held.of(x), whole.of(x)[:, :rows])
+    torch.manual_seed(rows)
+    matrix, bias = make(rows, columns), torch.randn(rows)
+    held = kernel.pack(matrix, bias)
+    assert held.nbytes == -(-rows // 32) * 32 * columns * width
+    assert torch.equal(held.rows_of(torch.arange(rows)), matrix)
+    # One row of other numbers, and all are held whole.
+    whole = kernel.pack(torch.cat((matrix, torch.randn(1, columns))), torch.cat((bias, torch.zeros(1))))
+    assert whole.nbytes == (rows // 32 + 1) * 32 * columns * 4
+    for tokens in (1, 5, 12, 13, 30, 520):  # one tile, several, and more than a chunk
+        x = torch.randn(tokens, columns)
+        assert torch.equal(held.of(x), whole.of(x)[:, :rows])
 
 
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q4_0, Kind.BF16], ids=lambda kind: kind.name)
@@ -111,18 +113,49 @@ def test_weights_that_were_quantized_before_are_held_as_such(kernel: Float32Arit
     assert torch.equal(held.rows_of(torch.arange(96)), matrix)
 
 
-@given(rows=st.lists(st.lists(st.floats(width=32), min_size=16, max_size=16), min_size=1, max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_every_number_comes_back(native: Float32Arithmetic, rows: list[list[float]]) -> None:
-    table = torch.tensor(rows)
-    back = native.embed(table).rows_of(torch.arange(len(rows)))
-    assert torch.equal(back.nan_to_num(nan=1.5), table.nan_to_num(nan=1.5))
+BITS = st.integers(0, 2**16 - 1)
+GROUP = 16
 
 
+@given(
+    steps=st.lists(st.floats(width=32, min_value=0, max_value=2.0**120), min_size=1, max_size=40),
+    seed=st.integers(0, 2**32),
+    most=st.integers(1, 127),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whole_multiples_come_back(native: Float32Arithmetic, steps: list[float], seed: int, most: int) -> None:
+    numbers = torch.randint(-most, most + 1, (len(steps), GROUP), generator=torch.Generator().manual_seed(seed))
+    table = torch.tensor(steps)[:, None] * numbers
+    assert_comes_back(native, table)
+    if seed % 2:  # one number is not a multiple, and all are whole
+        table[seed % len(steps), seed % GROUP] = 3.0e38
+        assert_comes_back(native, table)
+
+
+@given(st.lists(st.lists(BITS, min_size=GROUP, max_size=GROUP), min_size=1, max_size=40), BITS)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_halves_come_back(native: Float32Arithmetic, halves: list[list[int]], low: int) -> None:
+    bits = torch.tensor(halves, dtype=torch.int64) << 16
+    bits[-1, -1] |= low  # 0 = halves
+    table = bits.to(torch.int32).view(torch.float32)
+    held = assert_comes_back(native, table)
+    assert held.nbytes <= -(-len(halves) // 32) * 32 * GROUP * (4 if low else 2)
+
+
+def assert_comes_back(kernel: Float32Arithmetic, table: Tensor) -> Float32Matrix:
+    """Compare bits, but for the sign of zeros, which no sum sees."""
+    held = kernel.embed(table)
+    back = held.rows_of(torch.arange(len(table)))
+    bits, expected = (one.masked_fill(one == 0, 0.0).view(torch.int32) for one in (back, table))
+    assert torch.equal(bits, expected)
+    return held
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_norm_and_gate_are_part_of_the_product(kernel: Float32Arithmetic, threads: int) -> None:
+def test_norm_and_gate_are_part_of_the_product(kernel: Float32Arithmetic, threads: int, form: str) -> None:
     torch.manual_seed(2)
-    matrix, norm = torch.randn(70, 96), Norm(torch.rand(96) + 0.5, EPSILON)
+    matrix, norm = FORMS[form][0](70, 96), Norm(torch.rand(96) + 0.5, EPSILON)
     weight, by_torch = kernel.pack(matrix), ExactArithmetic(16).pack(matrix)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -139,10 +172,11 @@ def test_norm_and_gate_are_part_of_the_product(kernel: Float32Arithmetic, thread
         torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Float32Arithmetic, value: float) -> None:
+def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Float32Arithmetic, value: float, form: str) -> None:
     torch.manual_seed(3)
-    matrix, x = torch.randn(40, 64), torch.randn(9, 64)
+    matrix, x = FORMS[form][0](40, 64), torch.randn(9, 64)
     clean = kernel.pack(matrix).of(x)
     x[4, 40] = value
     result = kernel.pack(matrix).of(x)

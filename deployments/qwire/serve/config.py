@@ -67,7 +67,10 @@ class ReplicaSettings(_Settings):
     """How long a generation whose replica is lost looks for another one without getting a token, seconds, within its
     deadline; it goes on where it was. 0 = it ends with UNAVAILABLE at once."""
     failover_attempts: int = Field(default=20, ge=1)
-    """How many replicas in a row such a generation tries without getting a token from one."""
+    """How many times in a row such a generation tries without getting a token."""
+    failover_losses: int = Field(default=8, ge=1)
+    """How many replicas one generation may lose in all before it ends with UNAVAILABLE. One that brings down whichever
+    replica computes it must not go through all of them."""
     stream_interval_s: float = Field(default=0.02, ge=0)
     """Least time between two messages of one stream from a replica to a gateway, seconds; tokens in between share a
     message. The first token never waits. 0 = a message per step."""

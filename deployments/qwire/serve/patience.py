@@ -18,13 +18,19 @@ class Patience:
     Args:
         timeout_s: How long without progress, seconds; 0 = none at all.
         attempts: How many new attempts in a row without progress.
+        losses: How many replicas in all, whatever the progress.
         deadline_unix_ns: When the answer is worth nothing any more; None = never.
+
+    Attributes:
+        lost_replicas: The ids of those that were lost.
     """
 
-    def __init__(self, timeout_s: float, attempts: int, deadline_unix_ns: int | None) -> None:
+    def __init__(self, timeout_s: float, attempts: int, losses: int, deadline_unix_ns: int | None) -> None:
         self._timeout_s = timeout_s
         self._attempts = attempts
+        self._losses = losses
         self._deadline_unix_ns = deadline_unix_ns
+        self.lost_replicas: frozenset[str] = frozenset()
         self.renew()
 
     def renew(self) -> None:
@@ -38,15 +44,20 @@ class Patience:
         """How long a first token may take from now on, seconds: without limit while nothing is lost."""
         return math.inf if self._lost_at is None else self._lost_at + self._timeout_s - time.monotonic()
 
-    async def wait(self, lost: EngineUnavailable) -> None:
+    async def wait(self, lost: EngineUnavailable, replica: str) -> None:
         """Wait before the next attempt.
+
+        Args:
+            lost: How the last one ended.
+            replica: Where it was; empty = no replica took it.
 
         Raises:
             EngineUnavailable: What was lost, where it is not worth another attempt.
             DeadlineExceeded: The deadline would pass meanwhile.
         """
         self._lost_at = self._lost_at or time.monotonic()
-        if self._wait_s > self.left_s or self._attempts_left == 0:
+        self.lost_replicas |= {replica} - {""}
+        if self._wait_s > self.left_s or self._attempts_left == 0 or len(self.lost_replicas) > self._losses:
             raise lost
         self._attempts_left -= 1
         if self._deadline_unix_ns is not None and time.time_ns() + self._wait_s * 1e9 >= self._deadline_unix_ns:

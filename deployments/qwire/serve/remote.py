@@ -11,13 +11,14 @@ from dataclasses import replace
 from itertools import chain, count
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, InvalidRequest
+from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, InvalidRequest, QueueFull
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.model_version import ModelReplaced
 from qwire.serve.patience import Patience
+from qwire.serve.received import Received
 from qwire.serve.route import Route
 from qwire.telemetry import names
 from qwire.telemetry.failover import FailoverRecorder
@@ -55,15 +56,19 @@ class RemoteEngine:
         function of what is before it, the consumer notices nothing but the time. Where only another version of the
         model runs by then, it ends with ModelReplaced instead.
         """
-        received = _Received(request)
+        received = Received(request)
         envelope, settings = request.envelope, self._settings
-        patience = Patience(settings.failover_timeout_s, settings.failover_attempts, envelope.deadline_unix_ns)
-        lost_replicas: set[str] = set()
+        patience = Patience(
+            settings.failover_timeout_s,
+            settings.failover_attempts,
+            settings.failover_losses,
+            envelope.deadline_unix_ns,
+        )
         for number in count(1):
-            route = Route(lost=frozenset(lost_replicas))
+            route = Route(lost=patience.lost_replicas)
             try:
                 with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable, route):
-                    async with aclosing(self._attempt(received.rest(), route, patience.left_s)) as chunks:
+                    async with aclosing(self._attempt(received.rest(), route, patience)) as chunks:
                         async for chunk in chunks:
                             patience.renew()
                             news = received.add(chunk)
@@ -74,32 +79,36 @@ class RemoteEngine:
             except ModelReplaced:
                 raise  # another model would go on with another text
             except EngineUnavailable as lost:
-                await self._wait(patience, lost, envelope)
-                lost_replicas |= {route.replica} - {""}
+                await self._wait(patience, lost, route, envelope)
                 request_id, tokens = envelope.request_id, len(received.output_token_ids)
                 log.warning(
                     "generation_goes_on_elsewhere", request_id=request_id, output_tokens=tokens, lost=route.replica
                 )
 
-    async def _wait(self, patience: Patience, lost: EngineUnavailable, envelope: Envelope) -> None:
+    async def _wait(self, patience: Patience, lost: EngineUnavailable, route: Route, envelope: Envelope) -> None:
         try:
-            await patience.wait(lost)
+            await patience.wait(lost, route.replica)
         except EngineError:
             self._recorder.failover(envelope, names.GIVEN_UP)
             raise
         self._recorder.failover(envelope, names.ELSEWHERE)
 
     async def _attempt(
-        self, request: TokenRequest, route: Route, patience_s: float
+        self, request: TokenRequest, route: Route, patience: Patience
     ) -> AsyncGenerator[TokenChunk, None]:
         call = self._replicas.stream("generate", request, self._version, route, is_last=_is_last)
         async with aclosing(call) as chunks:
             try:
-                yield await _first(chunks, request.envelope.deadline_unix_ns, patience_s)
+                yield await _first(chunks, request.envelope.deadline_unix_ns, route, patience)
             except InvalidRequest as error:
                 # Its last replica lives after all, and has not noticed yet that nobody listens there.
                 if error.field == "request_id":
                     raise EngineUnavailable from error
+                raise
+            except QueueFull as error:
+                # No engine refuses what goes on, but Serve does where all replicas have as many calls as they may.
+                if request.envelope.admitted:
+                    raise EngineUnavailable(error.retry_after_s) from error
                 raise
             async for chunk in chunks:
                 yield chunk
@@ -152,57 +161,41 @@ class RemoteEngine:
         """Nothing to do: Serve owns the replicas."""
 
 
-class _Received:
-    """What came of one generation so far, from whichever replica.
-
-    Attributes:
-        output_token_ids: Output so far, that included which the request came with.
-
-    Args:
-        request: The generation.
-    """
-
-    def __init__(self, request: TokenRequest) -> None:
-        self._request = request
-        self.output_token_ids = list(request.output_token_ids)
-        self._told = 0  # prompt tokens, by log-probability
-        self._repeated = 0
-
-    def rest(self) -> TokenRequest:
-        """Return what another replica is to be asked for."""
-        if len(self.output_token_ids) == len(self._request.output_token_ids):
-            self._repeated = self._told
-            return self._request
-        # All about the prompt comes before the first token.
-        return replace(self._request, output_token_ids=tuple(self.output_token_ids), prompt_logprobs=None)
-
-    def add(self, chunk: TokenChunk) -> TokenChunk | None:
-        """Return what is new in a chunk; None = nothing."""
-        self.output_token_ids += chunk.token_ids
-        if not chunk.prompt_logprobs:
-            return chunk
-        news = chunk.prompt_logprobs[self._repeated :]
-        self._repeated -= len(chunk.prompt_logprobs) - len(news)
-        self._told += len(news)
-        return replace(chunk, prompt_logprobs=news) if news else None
-
-
 def _is_last(chunk: TokenChunk) -> bool:
     return chunk.finish is not None
 
 
 async def _first(
-    chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, patience_s: float
+    chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, route: Route, patience: Patience
 ) -> TokenChunk:
-    """Wait for the first chunk, within the deadline and the patience: Serve's router waits for a replica for ever."""
-    deadline_s = math.inf if deadline_unix_ns is None else (deadline_unix_ns - time.time_ns()) / 1e9
-    limit_s = min(deadline_s, patience_s)
+    """Wait for the first chunk, within the deadline; and within the patience while no replica has taken the call.
+
+    Serve's router waits for a replica for ever. One that took the call may let it wait for its turn.
+    """
+    first = asyncio.ensure_future(anext(chunks))
+    patience_s, deadline_s = patience.left_s, _left_s(deadline_unix_ns)
+    late = deadline_s <= patience_s
     try:
-        return await asyncio.wait_for(anext(chunks), None if limit_s == math.inf else limit_s)
+        await asyncio.wait((first,), timeout=_limit(min(patience_s, deadline_s)))
+        if route.replica and not late:
+            await asyncio.wait((first,), timeout=_limit(_left_s(deadline_unix_ns)))
+            late = True
+        if first.done():
+            return await first
     except StopAsyncIteration:
         raise EngineUnavailable from None
-    except TimeoutError:
-        raise DeadlineExceeded if deadline_s <= patience_s else EngineUnavailable from None
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+    raise DeadlineExceeded if late else EngineUnavailable
+
+
+def _left_s(deadline_unix_ns: int | None) -> float:
+    return math.inf if deadline_unix_ns is None else (deadline_unix_ns - time.time_ns()) / 1e9
+
+
+def _limit(seconds: float) -> float | None:
+    return None if seconds == math.inf else max(0.0, seconds)
 
 
 def _together(stats: Sequence[EngineStats]) -> EngineStats:

@@ -14,6 +14,7 @@ from qwire.engine.chunk import TokenChunk
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.models.store import ModelStore
+from qwire.serve.answer import keep_answers_out_of_the_log
 from qwire.serve.config import ModelSettings
 from qwire.serve.demand import ReplicaLoad
 from qwire.serve.left_call import send_nothing_to_left_calls
@@ -43,6 +44,7 @@ class ModelReplica:
 
     async def __init__(self, model: ModelSettings, cache_dir: Path, telemetry: TelemetryConfig) -> None:
         send_nothing_to_left_calls()
+        keep_answers_out_of_the_log()
         self._settings = model
         self._telemetry = configure(telemetry)
         name = serve.get_replica_context().replica_id.unique_id

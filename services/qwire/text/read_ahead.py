@@ -11,10 +11,13 @@ from typing import Self
 
 from qwire.engine.chunk import TokenChunk
 
-# What CPython (64 bit) takes, by sys.getsizeof, pointers included.
+# What CPython (64 bit) takes, pointers included.
+_CHUNK_BYTES = 128
 _TOKEN_BYTES = 36
 _LOGPROBS_BYTES = 112
 _TOP_LOGPROB_BYTES = 116
+
+_JOINED = 64  # so many chunks are held as one: of a token each, they would take four times as much
 
 
 class BufferBudget:
@@ -72,6 +75,7 @@ class ReadAhead:
         self._chunks = chunks
         self._budget = budget
         self._held: list[TokenChunk] = []
+        self._loose = 0  # of them, at the end, are to be joined
         self.held_bytes = 0
         self._failure: Exception | None = None
         self._over = False
@@ -115,6 +119,7 @@ class ReadAhead:
             return None
         taken = self._held[:1] if self._held[0].prompt_logprobs else self._held
         self._held = self._held[len(taken) :]
+        self._loose = min(self._loose, len(self._held))
         self._release(sum(map(_bytes_of, taken)))
         if not (self._over or self._held):
             self._ready.clear()
@@ -128,12 +133,20 @@ class ReadAhead:
                     await self._budget.take(self, chunk_bytes)
                     self.held_bytes += chunk_bytes
                     self._held.append(chunk)
+                    self._join()
                     self._ready.set()
         except Exception as error:  # noqa: BLE001 - raised where the chunks are taken
             self._failure = error
         finally:
             self._over = True
             self._ready.set()
+
+    def _join(self) -> None:
+        self._loose = 0 if self._held[-1].prompt_logprobs else self._loose + 1
+        if self._loose == _JOINED:
+            self._held[-_JOINED:] = [_joined(self._held[-_JOINED:])]
+            self._release((_JOINED - 1) * _CHUNK_BYTES)
+            self._loose = 0
 
     def _release(self, taken_bytes: int) -> None:
         self.held_bytes -= taken_bytes
@@ -155,4 +168,6 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
 def _bytes_of(chunk: TokenChunk) -> int:
     records = [*chunk.logprobs, *(record for record in chunk.prompt_logprobs if record is not None)]
     top = sum(len(record.top) for record in records)
-    return len(chunk.token_ids) * _TOKEN_BYTES + len(records) * _LOGPROBS_BYTES + top * _TOP_LOGPROB_BYTES
+    return (
+        _CHUNK_BYTES + len(chunk.token_ids) * _TOKEN_BYTES + len(records) * _LOGPROBS_BYTES + top * _TOP_LOGPROB_BYTES
+    )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, cast
 
@@ -90,6 +92,11 @@ class Gateway:
 REQUEST = TokenRequest((7, 8, 9), Envelope("id"), StopParams(max_output_tokens=12))
 
 
+async def drained(stream: AsyncGenerator[object, None]) -> None:
+    async for _ in stream:
+        pass
+
+
 def dies_after(tokens: int) -> FakeEngine:
     return FakeEngine(fail_after=tokens, failure=EngineUnavailable(2.0))
 
@@ -147,6 +154,34 @@ async def test_attempts_without_a_token_are_bounded():
     assert lost.value.retry_after_s == 2.0
     assert gateway.replicas.attempts == 3
     assert gateway.failovers == {"elsewhere": 2, "given_up": 1}
+
+
+async def test_a_generation_that_loses_each_replica_does_not_go_through_all_of_them():
+    gateway = Gateway(*map(dies_after, range(1, 9)), failover_losses=2)
+    gateway.replicas.unknown = 0
+    with pytest.raises(EngineUnavailable):
+        await gateway.tokens(REQUEST)
+    assert gateway.replicas.attempts == 3
+    assert gateway.failovers == {"elsewhere": 2, "given_up": 1}
+
+
+async def test_what_has_begun_goes_on_where_the_queue_is_full():
+    # Its turn comes later than a replica would have to be found.
+    full = FakeEngine(max_running=1, max_waiting=0, step_s=0.1)
+    gateway = Gateway(dies_after(3), full, failover_timeout_s=0.4)
+    gateway.replicas.unknown = 0
+    other = full.generate(TokenRequest((1,), Envelope("other"), StopParams(max_output_tokens=8)))
+    async with asyncio.TaskGroup() as group, aclosing(other):
+        await anext(other)
+        group.create_task(drained(other))
+        with pytest.raises(QueueFull):
+            await anext(full.generate(replace(REQUEST, envelope=Envelope("new"))))
+        assert await gateway.tokens(REQUEST) == [7, 8, 9] * 4
+
+
+async def test_what_serve_has_no_room_for_is_asked_for_again_once_it_has_begun():
+    gateway = Gateway(dies_after(3), FakeEngine(fail_after=0, failure=QueueFull(0.01)), FakeEngine())
+    assert await gateway.tokens(REQUEST) == [7, 8, 9] * 4
 
 
 async def test_no_attempt_is_made_beyond_the_deadline():

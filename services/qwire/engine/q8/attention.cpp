@@ -45,7 +45,6 @@ struct Attention {
 
 namespace {
 
-
 template <int... Less> constexpr auto score_tiles_of(std::integer_sequence<int, Less...>) {
   struct {
     Tile of_rows[sizeof...(Less)];
@@ -77,7 +76,7 @@ struct Seen {
       const int64_t position = first + n, slot = pages[position / a.page_tokens] * a.page_tokens + position % a.page_tokens;
       key[n] = a.keys + (slot * a.kv_heads + head) * size;
       value[n] = a.values + (slot * a.kv_heads + head) * size;
-      for (int64_t i = 0; i < size; i += kLine) __builtin_prefetch(value[n] + i); // while the keys are transposed
+      for (int64_t i = 0; i < size; i += kLineFloats) __builtin_prefetch(value[n] + i); // while the keys are transposed
     }
     for (int64_t eight = 0; eight < eights; ++eight)
       for (int64_t n = 0; n < kLanes; n += 8) {

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = tuple(sorted(Path(__file__).parent.glob("*.cpp")))
@@ -69,8 +70,12 @@ def _cpu() -> str:
 def _compile(compiler: str, options: Sequence[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         compiled, linked = [Path(scratch) / f"{source.stem}.o" for source in SOURCES], Path(scratch) / "kernel.so"
-        for source, target in zip(SOURCES, compiled, strict=True):
-            _run([compiler, *_OPTIONS, *options, "-c", str(source), "-o", str(target)])
+        commands = [
+            [compiler, *_OPTIONS, *options, "-c", str(source), "-o", str(target)]
+            for source, target in zip(SOURCES, compiled, strict=True)
+        ]
+        with ThreadPoolExecutor() as compilers:  # each waits for a process of its own
+            list(compilers.map(_run, commands))
         # Without -fopenmp: the threads must be those of torch's own OpenMP, whose symbols are there when this is
         # loaded. Two OpenMP libraries would fight for the cores.
         _run([compiler, "-shared", *map(str, compiled), "-o", str(linked)])

@@ -58,26 +58,33 @@ struct FloatWeight {
   const float *bias;
 };
 
-// The smallest form that holds a matrix [rows, columns].
-int64_t qwire_float32_form(const float *matrix, int64_t rows, int64_t columns) {
-  int64_t form = kSteps;
-  for (; form < kWhole; ++form) {
-    bool fits = true;
-#pragma omp parallel for schedule(static) reduction(&& : fits)
-    for (int64_t row = 0; row < rows; ++row) fits = fits && holds(static_cast<Form>(form), matrix + row * columns, columns);
-    if (fits) break;
-  }
-  return form;
+// Bytes that a matrix [rows, columns] takes in a form; 0 = there is no such form.
+int64_t qwire_float32_bytes(int64_t form, int64_t rows, int64_t columns) {
+  return form < kForms ? (rows + kLanes - 1) / kLanes * bytes_of(form, columns) : 0;
 }
 
-// Arranges a matrix [rows, columns] in `weight`, whose form holds it and whose array is allocated, and zero.
-void qwire_float32_pack(const float *matrix, const FloatWeight *weight) {
-  const int64_t columns = weight->columns, size = bytes_of(weight->form, columns);
-  ask_for_large_pages(weight->values, (weight->rows + kLanes - 1) / kLanes * size);
+// Arranges a matrix [rows, columns] in `weight`, whose array is allocated. Returns 0 if its form does not hold all of
+// its numbers.
+int64_t qwire_float32_pack(const float *matrix, const FloatWeight *weight) {
+  const Form form = static_cast<Form>(weight->form);
+  const int64_t rows = weight->rows, columns = weight->columns, block_bytes = bytes_of(form, columns);
+  int64_t fits = 1;
+  ask_for_large_pages(weight->values, qwire_float32_bytes(form, rows, columns));
 #pragma omp parallel for schedule(static)
-  for (int64_t block = 0; block < (weight->rows + kLanes - 1) / kLanes; ++block)
-    for (int64_t row = block * kLanes; row < std::min(weight->rows, (block + 1) * kLanes); ++row)
-      put(static_cast<Form>(weight->form), matrix + row * columns, columns, row % kLanes, weight->values + block * size);
+  for (int64_t first = 0; first < rows; first += kLanes) {
+    char *block = weight->values + first / kLanes * block_bytes;
+    if (first + kLanes > rows) std::memset(block, 0, static_cast<size_t>(block_bytes));
+    for (int64_t row = first; row < std::min(rows, first + kLanes); ++row) {
+      int64_t so_far;
+#pragma omp atomic read
+      so_far = fits;
+      if (so_far && put(form, matrix + row * columns, columns, row - first, block)) continue;
+#pragma omp atomic write
+      fits = 0;
+      break;
+    }
+  }
+  return fits;
 }
 
 // out[rows, weight.rows] = input * weight^T + bias, or += with `add`. Rows of `out` are `out_stride` floats apart.
@@ -111,7 +118,8 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
   }
 
   for (int64_t from = 0; from < rows; from += chunk) {
-    const int64_t to = std::min(rows, from + chunk), passes = (to - from + step - 1) / step;
+    const int64_t to = std::min(rows, from + chunk);
+    const int64_t passes = (to - from + step - 1) / step;
     int64_t taken = 0;
 #pragma omp parallel
     for (int64_t block = take(&taken), next; block < blocks; block = next) {
@@ -126,9 +134,9 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
         if (column + count == columns) ahead = weight->values + std::min(next, blocks - 1) * block_bytes;
         for (int64_t row = from, pass = 0; row < to; row += step, ++pass) {
           const int64_t size = std::min(step, to - row);
-          const void *from_here = form == kWhole || pass == 0 ? static_cast<const void *>(held) : kept;
-          tiles_for(form, pass, passes).of_rows[size - 1](from_here, a + row * columns + column * size, count,
-                                                          ahead + (pass == 1 ? count * kLine : 0), kept, result);
+          const void *panel = form == kWhole || pass == 0 ? static_cast<const void *>(held) : kept;
+          tiles_for(form, pass, passes).of_rows[size - 1](panel, a + row * columns + column * size, count,
+                                                          ahead + (pass == 1 ? count * kLineBytes : 0), kept, result);
           const float *bias = column == 0 && weight->bias ? weight->bias + first : nullptr;
           for (int64_t r = 0; r < size; ++r) {
             float *target = out + (row + r) * out_stride + first;
@@ -146,7 +154,7 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
 // out[numbers, weight.columns] = some rows of a matrix, as they came.
 void qwire_float32_rows(const FloatWeight *weight, const int64_t *numbers, int64_t count, float *out) {
   const int64_t columns = weight->columns;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (count > 4)
   for (int64_t n = 0; n < count; ++n) {
     const char *block = weight->values + numbers[n] / kLanes * bytes_of(weight->form, columns);
     for (int64_t column = 0; column < columns; ++column)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import torch
 from torch import Tensor
 
 from qwire.engine.arithmetic import Norm
 from qwire.engine.q8.arithmetic import KernelArithmetic
 from qwire.engine.q8.library import GATED, NORMED, PLAIN, FloatWeightArgument, InputArgument, Library
-
-LANES = 32
-"""Rows that are computed together."""
-_GROUP = 16
-_GROUP_BYTES = (LANES * (4 + _GROUP), LANES * _GROUP * 2, LANES * _GROUP * 4)
-"""Bytes of so many rows by so many columns, by the form in which they are held: see form.h."""
 
 
 class Float32Arithmetic(KernelArithmetic):
@@ -37,16 +33,17 @@ class Float32Matrix:
 
     def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
         self.rows, self.columns = weight.shape
-        form: int = library.float32_form(weight.data_ptr(), self.rows, self.columns)
-        self.nbytes = -(-self.rows // LANES) * self.columns * _GROUP_BYTES[form] // _GROUP
-        self._values = torch.zeros(self.nbytes, dtype=torch.uint8)
         self.bias = None if bias is None else bias.contiguous()
         self._library = library
-        self._weight = FloatWeightArgument(
-            *(self.rows, self.columns, form, self._values.data_ptr()),
-            None if self.bias is None else self.bias.data_ptr(),
-        )
-        library.float32_pack(weight.data_ptr(), self._weight)
+        for form in count():
+            self.nbytes: int = library.float32_bytes(form, self.rows, self.columns)
+            self._values = torch.empty(self.nbytes, dtype=torch.uint8)
+            self._weight = FloatWeightArgument(
+                *(self.rows, self.columns, form, self._values.data_ptr()),
+                None if self.bias is None else self.bias.data_ptr(),
+            )
+            if library.float32_pack(weight.data_ptr(), self._weight):
+                break  # at the latest in four bytes each
 
     def of(self, x: Tensor, norm: Norm | None = None) -> Tensor:
         """See `Matrix.of`."""

@@ -103,10 +103,11 @@ class Library:
         self.attend = functions.qwire_attend
         self.attend.argtypes = (ctypes.POINTER(AttentionArgument), pointer)
         for function in (
-            *(self.pack, self.rows, self.linear, self.float32_pack, self.float32_rows, self.float32_linear),
+            *(self.pack, self.rows, self.linear, self.float32_rows, self.float32_linear),
             *(self.route, self.rotate, self.attend),
         ):
             function.restype = None
-        self.float32_form = functions.qwire_float32_form
-        self.float32_form.argtypes = (pointer, integer, integer)
-        self.float32_form.restype = integer
+        self.float32_bytes = functions.qwire_float32_bytes
+        self.float32_bytes.argtypes = (integer, integer, integer)
+        for function in (self.float32_bytes, self.float32_pack):
+            function.restype = integer
