@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from qwire.engine import errors
 from qwire.engine.fake import FakeEngine
 from qwire.text.processor import TextProcessor
 from qwire.v1 import generate_pb2 as pb
+from qwire.v1.health_pb2 import GetServingStateRequest
 from qwire.v1.types_pb2 import GenerationSpec, StopOptions
 from tests.contract.edge import CALM, Stubs, card_of, open_edge, served, until
 from tests.contract.failure import collect, failure_of
@@ -120,3 +122,21 @@ async def test_a_deadline_that_cannot_be_met_is_refused_with_what_was_estimated(
         engine.failure = errors.DeadlineUnattainable(estimate_s=20.0, left_s=4.5, retry_after_s=None)
         failure = await failure_of(edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC)))
         assert (failure.retry_after_s, failure.pushback_ms) == (None, None)
+
+
+async def test_a_server_with_all_the_calls_it_may_have_refuses_more_but_tells_of_itself(processor: TextProcessor):
+    engine = FakeEngine(card=card_of(processor), step_s=0.05)
+    async with open_edge([await served(processor, engine)], config=replace(CALM, max_open_calls=2)) as edge:
+        await until(lambda: engine.ended != [])
+        long = pb.StreamGenerateRequest(spec=GenerationSpec(text="abc", stop=StopOptions(max_output_tokens=200)))
+        held = [edge.stubs.generate.StreamGenerate(long) for _ in range(2)]
+        await until(lambda: edge.server.open_streams == 2)
+        asked = len(engine.started)
+        refused = await failure_of(edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC)))
+        assert (refused.code, refused.reason, refused.retry_after_s) == ("RESOURCE_EXHAUSTED", "OVERLOADED", 1.0)
+        assert len(engine.started) == asked
+        await edge.stubs.health.GetServingState(GetServingStateRequest())
+        held[0].cancel()
+        await until(lambda: edge.server.open_streams == 1)
+        await edge.stubs.generate.Generate(pb.GenerateRequest(spec=SPEC))
+        held[1].cancel()

@@ -111,6 +111,8 @@ class ServerConfig:
         max_metadata_bytes: Largest request metadata, bytes, >= 1024.
         max_concurrent_streams: Calls at once on one connection, >= 1. Keep it above what the engines run and queue:
             gRPC refuses a burst beyond it without a reason, the engines refuse it with one.
+        max_open_calls: Calls with a model at once on all connections, >= 1; more are refused with OVERLOADED before
+            anything is done for them. Keep it above what the engines run and queue.
         keepalive_time_s: Idle time after which a connection is pinged, seconds, > 0.
         keepalive_timeout_s: A connection that does not answer a ping for this long is dead, seconds, > 0.
         min_ping_interval_s: Clients that ping more often are disconnected, seconds, > 0.
@@ -145,6 +147,7 @@ class ServerConfig:
     max_response_bytes: int = 4 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_streams: int = 1024
+    max_open_calls: int = 4096
     keepalive_time_s: float = 60.0
     keepalive_timeout_s: float = 20.0
     min_ping_interval_s: float = 10.0
@@ -171,7 +174,7 @@ class ServerConfig:
         _positive(self, "keepalive_time_s", "keepalive_timeout_s", "min_ping_interval_s", "max_connection_idle_s")
         _positive(self, "max_connection_age_s", "default_deadline_s", "write_stall_timeout_s")
         _at_least(self, max_message_bytes=1024, max_response_bytes=1024, max_metadata_bytes=1024)
-        _at_least(self, max_concurrent_streams=1, batch_concurrency=1)
+        _at_least(self, max_concurrent_streams=1, max_open_calls=1, batch_concurrency=1)
         _at_least(self, max_deadline_s=self.default_deadline_s, drain_grace_s=0, port=0)
         _at_least(self, max_stream_buffer_bytes=0, max_buffer_bytes=0, drain_notice_s=0)
         if not _METADATA_KEY.fullmatch(self.tenant_key):

@@ -13,6 +13,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError
 
+from qwire.engine.errors import QueueFull
 from qwire.rpc.call import CURRENT_CALL, Call, new_generation_id
 from qwire.rpc.config import ServerConfig
 from qwire.rpc.errors import Draining, MalformedMessage, MessageTooLarge, RpcError, SlowReader
@@ -30,6 +31,9 @@ GENERATION_ID_KEY = "x-generation-id"
 
 _BACKSTOP_S = 1.0
 """The engine ends a generation at its deadline and says so item by item; the guard ends the call this much later."""
+
+_FULL_S = 1.0
+"""When a server that has all the calls it may have is worth another try: nobody knows, and a refusal costs little."""
 
 _STATUS_S = 5.0
 """How long a call may take to say how it ended; its generation has ended before."""
@@ -151,6 +155,8 @@ class CallGuard(grpc.aio.ServerInterceptor):
             raise request
         if rule.uses_model and self.draining:
             raise Draining
+        if rule.uses_model and len(self._open_calls) >= self._config.max_open_calls:
+            raise QueueFull(_FULL_S)
 
     def _call(self, context: _Context, method: str, rule: MethodRule) -> Call:
         deadline = None
