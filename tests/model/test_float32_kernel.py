@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import silu
 
-from qwire.engine.arithmetic import Norm
+from qwire.engine.arithmetic import Norm, gated
 from qwire.engine.exact import ExactArithmetic
+from qwire.engine.low_rank import LowRank
 from qwire.engine.q8.build import NATIVE, build
-from qwire.engine.q8.float32 import Float32Arithmetic, Float32Matrix
+from qwire.engine.q8.float32 import Float32Arithmetic
+from qwire.engine.q8.float32_matrix import Float32Matrix
 from tests.model.kernel_paths import PATHS, can_run
 
 pytestmark = pytest.mark.model
@@ -182,6 +184,18 @@ def test_what_is_not_finite_stays_so_in_its_row_alone(kernel: Float32Arithmetic,
     result = kernel.pack(matrix).of(x)
     assert not result[4].isfinite().any()
     assert torch.equal(result[[0, 1, 2, 3, 5, 6, 7, 8]], clean[[0, 1, 2, 3, 5, 6, 7, 8]])
+
+
+@pytest.mark.parametrize("prepare", [Norm(torch.rand(96) + 0.5, EPSILON).of, gated], ids=["normalized", "gated"])
+def test_what_an_adapter_adds_to_a_row_has_the_same_bits_beside_any_other(
+    kernel: Float32Arithmetic, prepare: Callable[[Tensor], Tensor]
+) -> None:
+    torch.manual_seed(6)
+    x = torch.randn(50, 96 if prepare is not gated else 192)
+    change = LowRank(torch.randn(8, 96), torch.randn(200, 8)).product(kernel.exact)
+    together = change(prepare(x))
+    assert torch.equal(together, torch.cat([change(prepare(row[None])) for row in x]))
+    assert torch.equal(together[:7], change(prepare(x[:7])))
 
 
 def test_an_embedding_gives_its_rows_and_is_a_matrix(kernel: Float32Arithmetic) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from array import array
 from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
@@ -22,17 +22,21 @@ def page_hashes(token_ids: Sequence[int], page_tokens: int) -> tuple[int, ...]:
 
 
 class PrefixMap(Generic[Replica]):
-    """Beginnings by the replica that saw them last; the ones unused for longest are forgotten.
+    """Beginnings by the replica that saw them last.
+
+    Each has one place, by its hash, and leaves it to the next one there. What is asked for often is soon back; and a
+    table that neither grows nor is ever rebuilt takes the same memory for as long as a gateway lives.
 
     Args:
-        capacity: Beginnings to remember, one per page of a prompt.
+        places: Of beginnings, one per page of a prompt.
         slack: How many requests more than the least loaded one the replica with a beginning may have.
     """
 
-    def __init__(self, capacity: int, slack: int) -> None:
-        self._capacity = capacity
+    def __init__(self, places: int, slack: int) -> None:
+        self._places = places
         self._slack = slack
-        self._replicas: OrderedDict[int, Replica] = OrderedDict()
+        self._hashes = array("q", bytes(8 * places))
+        self._replicas: list[Replica | None] = [None] * places
 
     def find(self, hashes: Sequence[int], loads: Mapping[Replica, int]) -> Replica | None:
         """Return the replica with the longest beginning of a prompt.
@@ -47,7 +51,8 @@ class PrefixMap(Generic[Replica]):
             A replica; None = none of these has any beginning, or the one that has is too busy.
         """
         for key in reversed(hashes):
-            replica = self._replicas.get(key)
+            place = key % self._places
+            replica = self._replicas[place] if self._hashes[place] == key else None
             if replica is not None and replica in loads:
                 return replica if loads[replica] - min(loads.values()) <= self._slack else None
         return None
@@ -55,7 +60,5 @@ class PrefixMap(Generic[Replica]):
     def learn(self, hashes: Sequence[int], replica: Replica) -> None:
         """Remember that a replica computes a prompt."""
         for key in hashes:
-            self._replicas[key] = replica
-            self._replicas.move_to_end(key)
-        while len(self._replicas) > self._capacity:
-            self._replicas.popitem(last=False)
+            place = key % self._places
+            self._hashes[place], self._replicas[place] = key, replica

@@ -20,9 +20,8 @@ from qwire.serve.route import Route
 VERSION = "version"
 """Where a replica's metadata tells its model's version."""
 
-_REMEMBERED_PAGES = 65_536
-"""A dict whose entries come and go makes room for three times as many as it holds, in powers of two: with more than
-87,381 of them its table would double once more, a good while after it was full."""
+_PAGES = 131_072
+"""Places for pages of prompts, 16 bytes each."""
 
 
 class ReplicaRouter(RequestRouter):
@@ -41,7 +40,7 @@ class ReplicaRouter(RequestRouter):
         """
         self._by_prefix = by_prefix
         self._page_tokens = page_tokens
-        self._prefixes: PrefixMap[ReplicaID] = PrefixMap(_REMEMBERED_PAGES, slack)
+        self._prefixes: PrefixMap[ReplicaID] = PrefixMap(_PAGES, slack)
 
     @override
     async def choose_replicas(

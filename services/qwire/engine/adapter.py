@@ -32,7 +32,7 @@ class Adapter:
         adapter_id: Its name.
         sha256: Digest of its files, hexadecimal: two of the same digest are the same.
         rank: The largest rank of its changes.
-        changes: By layer and product, each a `qwire.engine.low_rank.LowRank`; this module knows no torch, as it is on
+        changes: By layer and product, each a `qwire.engine.arithmetic.Product`; this module knows no torch, as it is on
             the way to sequences.
     """
 

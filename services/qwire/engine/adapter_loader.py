@@ -13,6 +13,7 @@ from torch import Tensor
 from qwire.engine.adapter import ADAPTABLE, Adapter, Projections
 from qwire.engine.adapter_config import AdapterConfig
 from qwire.engine.adapter_folder import WEIGHTS_FILE, AdapterSource
+from qwire.engine.arithmetic import Product
 from qwire.engine.errors import AdapterUnusable
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import LowRank
@@ -58,7 +59,7 @@ class AdapterLoader:
         # Scaled in float32, and rounded to what the model computes in once.
         return LowRank(down.to(device, dtype), (up.float() * config.scale_of(module)).to(device, dtype))
 
-    def _products(self, changes: Mapping[str, LowRank]) -> Iterator[tuple[tuple[int, Projections], LowRank]]:
+    def _products(self, changes: Mapping[str, LowRank]) -> Iterator[tuple[tuple[int, Projections], Product]]:
         """Join the changes of what the model computes as one."""
         for layer in range(self._loaded.config.layers):
             for product in self._loaded.decoder.products:
@@ -66,7 +67,7 @@ class AdapterLoader:
                 if any(module in changes for module in modules):
                     rows = [self._loaded.linear_shapes[module][0] for module in modules]
                     parts = [changes.get(module, count) for module, count in zip(modules, rows, strict=True)]
-                    yield (layer, product), LowRank.stacked(parts)
+                    yield (layer, product), LowRank.stacked(parts).product(self._loaded.exact)
 
 
 class _Halves:

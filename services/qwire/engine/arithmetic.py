@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import linear, rms_norm, silu
 
 from qwire.engine.paged_attention import PagedAttention
+
+Product = Callable[[Tensor], Tensor]
+"""Multiplies rows `[tokens, columns]` with a matrix that it knows: `[tokens, rows]`."""
+
+
+def product_by_torch(weight: Tensor) -> Product:
+    """Return the product with a matrix `[rows, columns]` as torch computes it, wherever it is."""
+    return partial(linear, weight=weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +113,10 @@ class Arithmetic(Protocol):
 
     def embed(self, weight: Tensor) -> Embedding:
         """Take an embedding `[tokens, columns]`, float32."""
+        ...
+
+    def exact(self, weight: Tensor) -> Product:
+        """Take a matrix that keeps its numbers however the others are held, float32: one of an adapter."""
         ...
 
     def route(self, weight: Tensor) -> Router:

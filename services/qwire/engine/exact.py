@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm
 
-from qwire.engine.arithmetic import HeadNorms, Norm, gated
+from qwire.engine.arithmetic import HeadNorms, Norm, Product, gated, product_by_torch
 
 
 class ExactArithmetic:
@@ -28,6 +28,10 @@ class ExactArithmetic:
     def embed(self, weight: Tensor) -> ExactEmbedding:
         """See `Arithmetic.embed`."""
         return ExactEmbedding(weight, self._tokens)
+
+    def exact(self, weight: Tensor) -> Product:
+        """See `Arithmetic.exact`."""
+        return product_by_torch(weight)
 
     def route(self, weight: Tensor) -> ExactRouter:
         """See `Arithmetic.route`."""

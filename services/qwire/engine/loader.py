@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 import torch
+from torch import Tensor
 
 from qwire.engine.adapter import ADAPTABLE
-from qwire.engine.arithmetic import Arithmetic
+from qwire.engine.arithmetic import Arithmetic, Product, product_by_torch
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.config import EngineConfig
 from qwire.engine.decoder import Decoder
@@ -48,6 +49,8 @@ class LoadedModel:
         non_finite_weights: Those of them that are NaN or infinite.
         linear_shapes: Rows and columns of the linear layers that an adapter may change, by their names in the weights.
         paged_attention: Attends for tokens; None = torch does.
+        exact: Takes a matrix `[rows, columns]` of an adapter, on its device and in its dtype. With the kernel, a row
+            has the same bits in any batch, as those of the model have.
     """
 
     decoder: Decoder
@@ -59,6 +62,7 @@ class LoadedModel:
     non_finite_weights: int
     linear_shapes: Mapping[str, tuple[int, int]]
     paged_attention: PagedAttention | None = None
+    exact: Callable[[Tensor], Product] = product_by_torch
 
     @property
     def kv_shape(self) -> KVShape:
@@ -101,12 +105,13 @@ def load_model(
     files = WeightFiles(folder)
     decoder: Decoder
     paged: PagedAttention | None = None
+    exact = product_by_torch
     if device.type == "cpu" and config.quantization not in BITSANDBYTES:
         arithmetic, facts = _arithmetic(config, source_format)
         if weights_sha256 is not None and facts.method == "q8":
             check_quality(weights_sha256, facts.method, config)
         decoder = load_lean(folder, checkpoint, files, arithmetic)
-        paged = arithmetic.attention
+        paged, exact = arithmetic.attention, arithmetic.exact
     else:
         if weights_sha256 is not None and config.quantization in BITSANDBYTES:
             check_quality(weights_sha256, config.quantization, config)
@@ -116,7 +121,10 @@ def load_model(
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
         files.read_all()
     shapes = _linear_shapes(files, checkpoint.layers)
-    return LoadedModel(decoder, checkpoint, device, dtype, facts, files.parameters, files.non_finite, shapes, paged)
+    return LoadedModel(
+        *(decoder, checkpoint, device, dtype, facts),
+        *(files.parameters, files.non_finite, shapes, paged, exact),
+    )
 
 
 def thread_count(config: EngineConfig) -> int:

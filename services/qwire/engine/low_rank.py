@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
 from qwire.engine.adapter import Adapter, Projections
+from qwire.engine.arithmetic import Product
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +24,10 @@ class LowRank:
     down: Tensor
     up: Tensor
 
-    def of(self, x: Tensor) -> Tensor:
-        """Return what is added for `x` `[tokens, columns]`: `[tokens, rows]`."""
-        return linear(linear(x, self.down), self.up)
+    def product(self, hold: Callable[[Tensor], Product]) -> Product:
+        """Return what computes it; `hold` turns each matrix into its product."""
+        down, up = hold(self.down), hold(self.up)
+        return lambda x: up(down(x))
 
     @classmethod
     def stacked(cls, parts: Sequence[LowRank | int]) -> LowRank:
@@ -77,10 +78,10 @@ class AdapterRows:
             prepare: Turns rows of `x` into rows of the linear layer's own input; None = they are that already.
         """
         for adapter, rows in self._groups:
-            change: LowRank | None = adapter.changes.get((layer, product))
+            change: Product | None = adapter.changes.get((layer, product))
             if change is not None:
                 own = x[rows]
-                out.index_add_(0, rows, change.of(own if prepare is None else prepare(own)))
+                out.index_add_(0, rows, change(own if prepare is None else prepare(own)))
 
     def changed(self) -> set[tuple[int, Projections]]:
         """Return the layers and products that any of the adapters changes."""

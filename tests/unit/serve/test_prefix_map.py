@@ -19,7 +19,7 @@ def test_whole_pages_count_and_each_depends_on_all_before_it():
 
 
 def test_the_longest_beginning_wins():
-    prefixes: PrefixMap[str] = PrefixMap(100, slack=2)
+    prefixes: PrefixMap[str] = PrefixMap(1000, slack=2)
     prefixes.learn(hashes(*[1] * 16), "a")
     prefixes.learn(hashes(*[2] * 16), "b")
     assert prefixes.find(hashes(*[1] * 8, *[7] * 8), {"a": 0, "b": 0}) == "a"
@@ -28,25 +28,34 @@ def test_the_longest_beginning_wins():
 
 
 def test_who_has_gone_is_not_found():
-    prefixes: PrefixMap[str] = PrefixMap(100, slack=2)
+    prefixes: PrefixMap[str] = PrefixMap(1000, slack=2)
     prefixes.learn(hashes(), "a")
     prefixes.learn(hashes(*[1] * 16), "b")
     assert prefixes.find(hashes(*[1] * 16), {"a": 0}) is None
     assert prefixes.find(page_hashes(range(100, 140), 8), {"a": 0, "b": 0}) is None
 
 
-def test_what_was_not_used_for_longest_is_forgotten():
-    prefixes: PrefixMap[str] = PrefixMap(2, slack=2)
-    first, second, third = (page_hashes([number] * 8, 8) for number in (1, 2, 3))
-    prefixes.learn(first, "a")
-    prefixes.learn(second, "a")
-    prefixes.learn(first, "a")
-    prefixes.learn(third, "a")
-    assert [prefixes.find(one, {"a": 0}) for one in (first, second, third)] == ["a", None, "a"]
+def test_one_that_comes_to_the_place_of_another_takes_it():
+    prefixes: PrefixMap[str] = PrefixMap(1, slack=2)
+    first, second = (page_hashes([number] * 8, 8) for number in (1, 2))
+    for seen, forgotten in ((first, second), (second, first), (first, second)):
+        prefixes.learn(seen, "a")
+        assert prefixes.find(seen, {"a": 0}) == "a"
+        assert prefixes.find(forgotten, {"a": 0}) is None
+
+
+def test_many_beginnings_are_remembered_at_once():
+    prefixes: PrefixMap[int] = PrefixMap(4096, slack=2)
+    many = [page_hashes(range(number, number + 8), 8) for number in range(1000)]
+    for number, one in enumerate(many):
+        prefixes.learn(one, number)
+    loads = dict.fromkeys(range(1000), 0)
+    found = sum(prefixes.find(one, loads) == number for number, one in enumerate(many))
+    assert found > 800  # of 1,000 in 4,096 places, some 888 are not overwritten
 
 
 def test_a_busy_replica_is_passed_over():
-    prefixes: PrefixMap[str] = PrefixMap(100, slack=2)
+    prefixes: PrefixMap[str] = PrefixMap(1000, slack=2)
     prefixes.learn(hashes(), "a")
     assert prefixes.find(hashes(), {"a": 7, "b": 5, "c": 9}) == "a"
     assert prefixes.find(hashes(), {"a": 8, "b": 5, "c": 9}) is None

@@ -6,14 +6,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from qwire.engine.arithmetic import HeadNorms
+from qwire.engine.arithmetic import HeadNorms, Product
 from qwire.engine.q8.attention import KernelAttention
+from qwire.engine.q8.float32_matrix import Float32Matrix
 from qwire.engine.q8.library import Library
 from qwire.engine.q8.router import KernelRouter
 
 
 class KernelArithmetic:
-    """Attention, rotation and routing of an `Arithmetic`.
+    """Attention, rotation, routing and exact products of an `Arithmetic`.
 
     Attributes:
         library: Computes it.
@@ -29,6 +30,10 @@ class KernelArithmetic:
     def __init__(self, library: Path) -> None:
         self.library = Library(library)
         self.attention = KernelAttention(self.library)
+
+    def exact(self, weight: Tensor) -> Product:
+        """See `Arithmetic.exact`."""
+        return Float32Matrix(self.library, weight.contiguous(), None).of
 
     def route(self, weight: Tensor) -> KernelRouter:
         """See `Arithmetic.route`."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, pad
 
-from qwire.engine.arithmetic import HeadNorms, Norm, gated
+from qwire.engine.arithmetic import HeadNorms, Norm, Product, gated, product_by_torch
 from qwire.engine.exact import ExactRouter, rotate
 from qwire.engine.q8.kernel import GROUP
 
@@ -26,6 +26,10 @@ class FallbackArithmetic:
     def embed(self, weight: Tensor) -> FallbackMatrix:
         """See `Arithmetic.embed`."""
         return FallbackMatrix(weight, None)
+
+    def exact(self, weight: Tensor) -> Product:
+        """See `Arithmetic.exact`."""
+        return product_by_torch(weight)
 
     def route(self, weight: Tensor) -> ExactRouter:
         """See `Arithmetic.route`."""
