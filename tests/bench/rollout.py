@@ -1,4 +1,4 @@
-"""Counts what fails while everything is replaced under load: replicas, configuration, model version, whole servers.
+"""Counts what fails while everything is replaced under load: replicas, gateways, configuration, model, whole servers.
 
 A tiny model, so that the moving parts are what is measured. Every answer is checked: it must be whole, and the text of
 one of the two model versions, never of both.
@@ -17,18 +17,19 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from qwire.client import AsyncClient, GenerationOptions, QwireError
 from tests.bench.local_ray import local_ray
 from tests.cluster.conftest import Cluster, app_config, free_port, ready
-from tests.cluster.test_sigterm import start, wait_until_ready
+from tests.cluster.test_sigterm import see_not_serving, start, wait_until_ready
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 OPTIONS: GenerationOptions = {"max_output_tokens": 60, "ignore_eos": True, "temperature": 0.0}
 APP = "rollout"
-EVENTS = 5
+EVENTS = 6
 
 Event = Callable[[], Awaitable[None]]
 
@@ -94,23 +95,33 @@ async def text_of(target: str) -> str:
         return (await client.generate("same prompt", **OPTIONS)).text
 
 
-async def running(cluster: Cluster) -> int:
-    """How many replicas answer; one that dies does not."""
-    answers = cluster.replicas("tiny").broadcast("stats").results_async(timeout_s=10, return_exceptions=True)
+async def running(handle: Any, method: str) -> int:
+    """How many replicas of a deployment answer; one that dies does not."""
+    answers = handle.broadcast(method).results_async(timeout_s=10, return_exceptions=True)
     return sum(not isinstance(answer, BaseException) for answer in await answers)
+
+
+def terminate(deployment: str) -> None:
+    """Send SIGTERM to one replica's process."""
+    workers = psutil.Process().children(recursive=True)
+    next(one for one in workers if f"ServeReplica:{APP}:{deployment}" in " ".join(one.cmdline())).terminate()
 
 
 async def on_ray(folders: tuple[Path, Path], texts: tuple[str, str], requests: int) -> list[tuple[int, int]]:
     """Replace the parts of an application."""
+    from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
+
     config = app_config(
         {"tiny": folders[0]},
         min_replicas=1,
         max_replicas=3,
-        target_tokens=150,
+        target_tokens=200,
         upscale_delay_s=0.5,
         downscale_delay_s=2.0,
         surge_percent=100,
     )
+    gateways = {"max_replicas": 2, "target_open_streams": 5, "upscale_delay_s": 0.5, "downscale_delay_s": 2.0}
+    config = config.model_copy(update={"gateway": config.gateway.model_copy(update=gateways)})
     (model,) = config.models
     tuned = model.model_copy(update={"engine": replace(model.engine, max_running=6)})
     other = tuned.model_copy(update={"source": str(folders[1])})
@@ -118,23 +129,36 @@ async def on_ray(folders: tuple[Path, Path], texts: tuple[str, str], requests: i
     second, third = (replace(first, config=config.model_copy(update={"models": (one,)})) for one in (tuned, other))
     await asyncio.to_thread(first.deploy)
 
-    async def replicas(enough: Callable[[int], bool]) -> None:
+    async def until(handle: Any, method: str, enough: Callable[[int], bool]) -> None:
         async with asyncio.timeout(180):
-            while not enough(await running(first)):  # noqa: ASYNC110 - of another process's state there is no event
+            while not enough(await running(handle, method)):  # noqa: ASYNC110 - of another process's state there is no event
                 await asyncio.sleep(0.3)
 
-    async def grow_and_lose_one() -> None:
+    async def replicas(enough: Callable[[int], bool]) -> None:
+        await until(first.replicas("tiny"), "stats", enough)
+
+    async def gateway_count(enough: Callable[[int], bool]) -> None:
+        await until(serve.get_app_handle(APP), "serves", enough)
+
+    async def grow_and_lose_a_replica() -> None:
         await replicas(lambda count: count > 1)
-        workers = psutil.Process().children(recursive=True)
-        next(one for one in workers if f"ServeReplica:{APP}:model-tiny" in " ".join(one.cmdline())).terminate()
+        terminate("model-tiny")
         await replicas(lambda count: count > 1)
+
+    async def grow_and_lose_a_gateway() -> None:
+        await gateway_count(lambda count: count > 1)
+        terminate("gateway")
+        await asyncio.sleep(1.0)
+        await gateway_count(lambda count: count > 1)
+
+    async def shrink() -> None:
+        await asyncio.gather(replicas(lambda count: count == 1), gateway_count(lambda count: count == 1))
 
     old, new = {texts[0]}, {texts[1]}
     return [
-        await under_load("scale-up, SIGTERM to a replica", first.target, grow_and_lose_one, requests, old),
-        await under_load(
-            "scale-down", first.target, lambda: replicas(lambda count: count == 1), requests, old, concurrency=1
-        ),
+        await under_load("scale-up, SIGTERM to a replica", first.target, grow_and_lose_a_replica, requests, old),
+        await under_load("scale-up, SIGTERM to a gateway", first.target, grow_and_lose_a_gateway, requests, old),
+        await under_load("scale-down of both", first.target, shrink, requests, old, concurrency=2),
         await under_load("a new configuration", first.target, lambda: asyncio.to_thread(second.deploy), requests, old),
         await under_load(
             "a new model version", first.target, lambda: asyncio.to_thread(third.deploy), requests, old | new
@@ -157,6 +181,9 @@ async def two_servers(folder: Path, model: Path, text: str, requests: int) -> tu
         async def stop_one() -> None:
             await asyncio.sleep(1.0)
             servers[0].terminate()
+            began = time.monotonic()
+            await see_not_serving(ports[0])
+            print(f"NOT_SERVING after {time.monotonic() - began:.3f} s")
             code = await asyncio.to_thread(servers[0].wait)
             if code:
                 raise SystemExit(f"the server's exit code is {code}")

@@ -55,7 +55,7 @@ async def test_sigterm_finishes_open_streams(
                 async for _ in stream.text_stream:
                     break
                 process.terminate()
-                await _see_not_serving(port)
+                await see_not_serving(port)
                 assert process.poll() is None  # it was told before the stream was over
                 generation = await stream.generation()
         assert generation.finished.usage.output_tokens == TOKENS
@@ -78,7 +78,8 @@ async def wait_until_ready(client: AsyncClient, process: subprocess.Popen[bytes]
     raise AssertionError(process.returncode)
 
 
-async def _see_not_serving(port: int) -> None:
+async def see_not_serving(port: int) -> None:
+    """Wait until a server's health says that it serves no longer."""
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub: Any = HealthStub(channel)
         while (await stub.Check(HealthCheckRequest())).status == HealthCheckResponse.SERVING:  # noqa: ASYNC110
