@@ -17,9 +17,11 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import psutil
 from matplotlib.figure import Figure
 
 from qwire.client import AsyncClient
@@ -31,9 +33,9 @@ from tests.cluster.conftest import Cluster, app_config, ready
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
 IMAGES = Path(__file__).parents[2] / "docs" / "images"
-# The default model in q8 on the machine of docs/benchmarks.md: 30.0 ms a step alone, 59.3 ms with eight, 1,016 prompt
-# tokens in 4.84 s. How long a start takes there was not measured: it is an argument.
-STEP_S, STEP_OF_EIGHT_S, PREFILL_TOKENS_PER_S = 0.0300, 0.0593, 210.0
+# The default model in q8 as `tests.bench.step` found it: 17.7 ms a step alone, 26.9 ms with eight, 256 prompt tokens in
+# 363.1 ms. How long a start takes there was not measured: it is an argument.
+STEP_S, STEP_OF_EIGHT_S, PREFILL_TOKENS_PER_S = 0.0177, 0.0269, 705.0
 DEFAULT_SETTINGS = ReplicaSettings(min_replicas=0, max_replicas=8, target_tokens=4096, downscale_delay_s=120)
 REAL_SETTINGS: dict[str, Any] = {
     "min_replicas": 0,
@@ -48,29 +50,43 @@ REAL_SECONDS = 100
 
 @dataclass(slots=True)
 class Observed:
-    """One run, real or simulated: replicas over time, and the first token of each request."""
+    """One run, real or simulated.
+
+    Attributes:
+        name: Of the run.
+        times_s: Moments.
+        replicas: How many took requests at each of them.
+        fleet: How many there were, starting and leaving ones included.
+        queue_waits: When each request came, and how long it waited before its prompt was begun.
+        first_tokens: When each request came, and how long after that its first token did.
+    """
 
     name: str
     times_s: list[float] = field(default_factory=list[float])
     replicas: list[int] = field(default_factory=list[int])
+    fleet: list[int] = field(default_factory=list[int])
+    queue_waits: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     first_tokens: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
 
     @property
-    def running_s(self) -> float:
-        """Seconds of all replicas that took requests."""
-        pairs = zip(self.times_s, self.times_s[1:], self.replicas, strict=False)
-        return sum((until - since) * count for since, until, count in pairs)
+    def costs_s(self) -> list[float]:
+        """Seconds of replicas that were paid for until each moment."""
+        pairs = zip(self.times_s, self.times_s[1:], self.fleet, strict=False)
+        return [0.0, *accumulate((until - since) * count for since, until, count in pairs)]
 
     def row(self) -> str:
-        waits = [wait for _, wait in self.first_tokens]
-        cuts = statistics.quantiles(waits, n=20)
-        return (
-            f"| {self.name} | {len(waits)} | {max(self.replicas)} | {self.running_s:.0f} "
-            f"| {statistics.median(waits):.2f} | {cuts[18]:.2f} | {max(waits):.2f} |"
-        )
+        cells = [self.name, str(len(self.first_tokens)), str(max(self.replicas)), f"{self.costs_s[-1]:.0f}"]
+        for kind in (self.queue_waits, self.first_tokens):
+            waits = [wait for _, wait in kind]
+            p95 = statistics.quantiles(waits, n=20)[18]
+            cells += [f"{one:.2f}" for one in (statistics.median(waits), p95, max(waits))]
+        return f"| {' | '.join(cells)} |"
 
 
-HEADER = "| run | requests | most replicas | replica-seconds | TTFT p50, s | p95, s | longest, s |\n" + "|---" * 7 + "|"
+HEADER = (
+    "| run | requests | most replicas | replica-seconds | queue wait p50, s | p95, s | longest, s "
+    "| TTFT p50, s | p95, s | longest, s |\n" + "|---" * 10 + "|"
+)
 
 
 def simulated(
@@ -90,24 +106,28 @@ def simulated(
         seconds=seconds,
         full_speed_replicas=full_speed_replicas,
     )
-    return Observed(name, result.times_s, result.replicas, result.first_tokens)
+    return Observed(name, result.times_s, result.replicas, result.fleet, result.queue_waits, result.first_tokens)
 
 
 def draw(path: Path, groups: Sequence[Sequence[Observed]]) -> None:
-    """Replicas above, time to first token below; a column per group."""
-    figure = Figure(figsize=(5 * len(groups), 5), layout="constrained")
-    axes = figure.subplots(2, len(groups), sharex="col", squeeze=False)
+    """Replicas, what they cost, waits in queues and times to first token, one below the other; a column per group."""
+    figure = Figure(figsize=(5 * len(groups), 9), layout="constrained")
+    axes = figure.subplots(4, len(groups), sharex="col", squeeze=False)
     for column, group in enumerate(groups):
-        above, below = axes[0][column], axes[1][column]
+        replicas, costs, waits, first_tokens = (row[column] for row in axes)
         for run in group:
-            above.step(run.times_s, run.replicas, where="post", label=run.name)
-            below.plot(*zip(*sorted(run.first_tokens), strict=True), ".", label=run.name, alpha=0.7, rasterized=True)
-        above.set_ylim(bottom=0)
-        above.legend()
-        below.set_xlabel("seconds")
-        below.set_yscale("log")
-    axes[0][0].set_ylabel("replicas that take requests")
-    axes[1][0].set_ylabel("time to first token, s")
+            replicas.step(run.times_s, run.replicas, where="post", label=run.name)
+            costs.plot(run.times_s, run.costs_s)
+            for cell, kind in ((waits, run.queue_waits), (first_tokens, run.first_tokens)):
+                cell.plot(*zip(*sorted(kind), strict=True), ".", alpha=0.7, rasterized=True)
+        replicas.set_ylim(bottom=0)
+        replicas.legend()
+        waits.set_yscale("symlog", linthresh=0.1)
+        first_tokens.set_yscale("log")
+        first_tokens.set_xlabel("seconds")
+    labels = ("replicas that take requests", "cost, replica-seconds", "queue wait, s", "time to first token, s")
+    for row, label in zip(axes, labels, strict=True):
+        row[0].set_ylabel(label)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=90, metadata={"Date": None})
     print(f"drawn: {path}")
@@ -120,15 +140,16 @@ class RealRun:
         self._cluster = cluster
         self._client = client
 
-    async def ask(self, prompt_tokens: int, output_tokens: int) -> tuple[float, float]:
-        """Return the time to the first token and the time per further one, seconds."""
+    async def ask(self, prompt_tokens: int, output_tokens: int) -> tuple[float, float, float]:
+        """Return the seconds to the first token, per further one, and until the prompt was begun."""
         began = time.perf_counter()
         async with self._client.stream("x" * prompt_tokens, max_output_tokens=output_tokens, ignore_eos=True) as stream:
             async for _ in stream.text_stream:
                 break
             first_s = time.perf_counter() - began
-            await stream.generation()
-        return first_s, (time.perf_counter() - began - first_s) / max(1, output_tokens - 1)
+            timings = (await stream.generation()).finished.timings
+        waited_s = timings.time_to_first_token_s - timings.prefill_s
+        return first_s, (time.perf_counter() - began - first_s) / max(1, output_tokens - 1), waited_s
 
     async def replicas(self) -> int:
         from ray.serve.exceptions import DeploymentUnavailableError  # noqa: PLC0415 - Ray reads its environment then
@@ -147,13 +168,13 @@ class RealRun:
         """Measure a replica: how long it takes to come, to read and to write."""
         engine = self._cluster.config.models[0].engine
         await self.sleep()
-        woken_s, _ = await self.ask(1, 2)
-        awake_s, _ = await self.ask(1, 2)
+        woken_s, *_ = await self.ask(1, 2)
+        awake_s, *_ = await self.ask(1, 2)
         prompt_tokens = 3000
-        read_s, _ = await self.ask(prompt_tokens, 2)
-        _, step_s = await self.ask(1, 400)
+        read_s, *_ = await self.ask(prompt_tokens, 2)
+        _, step_s, _ = await self.ask(1, 400)
         together = await asyncio.gather(*(self.ask(1, 400) for _ in range(engine.max_running)))
-        slow_s = statistics.mean(tpot for _, tpot in together)
+        slow_s = statistics.mean(tpot for _, tpot, _ in together)
         assert engine.kv_capacity_tokens is not None
         return ReplicaSpeed(
             start_s=woken_s - awake_s,
@@ -181,19 +202,27 @@ class RealRun:
         async def watch() -> None:
             while time.perf_counter() - began < seconds:
                 run.replicas.append(await self.replicas())
+                run.fleet.append(await asyncio.to_thread(_processes))
                 run.times_s.append(time.perf_counter() - began)
                 await asyncio.sleep(0.25)
 
         async def one(arrival: Arrival) -> None:
             await asyncio.sleep(began + arrival.arrival_s - time.perf_counter())
-            first_s, _ = await self.ask(arrival.prompt_tokens, arrival.output_tokens)
+            first_s, _, waited_s = await self.ask(arrival.prompt_tokens, arrival.output_tokens)
             run.first_tokens.append((arrival.arrival_s, first_s))
+            run.queue_waits.append((arrival.arrival_s, waited_s))
 
         async with asyncio.TaskGroup() as group:
             group.create_task(watch())
             for arrival in arrivals:
                 group.create_task(one(arrival))
         return run
+
+
+def _processes() -> int:
+    """Count the processes of the model's replicas, those that start or leave included."""
+    titles = (" ".join(one.info["cmdline"] or ()) for one in psutil.process_iter(["cmdline"]))
+    return sum("ServeReplica:autoscaling:model-model" in title for title in titles)
 
 
 async def measure(cluster: Cluster, settings: ReplicaSettings) -> list[Observed]:
@@ -241,9 +270,9 @@ def run_simulated(trace: Path | None, start_s: float) -> None:
     )
     if trace is None:
         loads = {
-            "steady": poisson(steady(0.8), seconds, 300, 150),
-            "burst": poisson(burst(0.1, 3.0, 300, 600), seconds, 300, 150),
-            "diurnal": poisson(diurnal(0.0, 3.0, seconds), seconds, 300, 150),
+            "steady": poisson(steady(3.0), seconds, 300, 150),
+            "burst": poisson(burst(0.5, 8.0, 300, 600), seconds, 300, 150),
+            "diurnal": poisson(diurnal(0.0, 8.0, seconds), seconds, 300, 150),
         }
     else:
         loads = {trace.stem: read_arrivals(trace)}

@@ -39,6 +39,9 @@ _OPTIONS: tuple[GenerationOptions, ...] = (
     {**_LONG, "temperature": 0.0, "repetition_penalty": 1.3, "frequency_penalty": 0.5},
     {**_LONG, "temperature": 1.0, "seed": 12},
     {**_LONG, "temperature": 2.0, "seed": 11, "top_p": 0.95},
+    # What holds across a break by being read again from the tokens: where a grammar is, and what may yet be a stop.
+    {"max_output_tokens": 600, "temperature": 1.0, "seed": 13, "regex": "([a-z]{1,9} ){140}"},
+    {**_LONG, "temperature": 2.0, "seed": 14, "stop_strings": ["zq", "e e e"], "top_logprobs": 2},
 )
 ASKS = tuple(Ask(prompt, options) for prompt in ("endless", "the quick brown fox", "你好 🙂") for options in _OPTIONS)
 

@@ -48,17 +48,23 @@ class Simulation:
     Attributes:
         times_s: Moments, seconds from the start.
         replicas: How many took requests at each of them.
-        queue_waits_s: How long each request waited before its prompt was begun, waking a replica included, seconds.
+        fleet: How many there were, starting and leaving ones included: what is paid for.
+        queue_waits: When each request came and how long it waited before its prompt was begun, waking a replica
+            included, seconds.
         first_tokens: When each request came and how long after that its first token did, seconds, in the order of the
             latter moments.
-        replica_s: What it cost: seconds of all replicas, starting and leaving included.
     """
 
     times_s: list[float] = field(default_factory=list[float])
     replicas: list[int] = field(default_factory=list[int])
-    queue_waits_s: list[float] = field(default_factory=list[float])
+    fleet: list[int] = field(default_factory=list[int])
+    queue_waits: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     first_tokens: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
-    replica_s: float = 0.0
+
+    @property
+    def replica_s(self) -> float:
+        """What it cost, seconds of replicas."""
+        return sum(self.fleet) * _TICK_S
 
 
 @dataclass(slots=True)
@@ -93,7 +99,8 @@ class _Replica:
         """Work for a tick, at a share of the speed."""
         while self.waiting and len(self.running) < self.speed.max_running:
             generation = self.waiting.popleft()
-            result.queue_waits_s.append(now_s - generation.arrival.arrival_s)
+            arrival_s = generation.arrival.arrival_s
+            result.queue_waits.append((arrival_s, now_s - arrival_s))
             self.running.append(generation)
         left_s = self._prefill(share * _TICK_S)
         decoding = [one for one in self.running if one.filled_tokens >= one.arrival.prompt_tokens]
@@ -174,7 +181,7 @@ def simulate(
             _resize(fleet, target, speed, now_s)
         result.times_s.append(now_s)
         result.replicas.append(len(ready))
-        result.replica_s += len(fleet) * _TICK_S
+        result.fleet.append(len(fleet))
     return result
 
 
