@@ -24,6 +24,7 @@ from qwire.serve.recorded_engine import RecordedEngine
 from qwire.serve.recorder import GenerationRecorder
 from qwire.serve.route import Route
 from qwire.serve.router import VERSION
+from qwire.serve.stall import StallWatch
 from qwire.telemetry.logging import get_logger
 from qwire.telemetry.setup import TelemetryConfig, configure
 
@@ -54,7 +55,7 @@ class ModelReplica:
         self._requests = 0
         engine = await start_engine(model, checkpoint, cache_dir)
         self._engine = RecordedEngine(engine, GenerationRecorder(self._telemetry, model.served_id, name))
-        self._progress = _Progress(model.replicas.stall_timeout_s)
+        self._stall = StallWatch(model.replicas.stall_timeout_s)
         log.info("model_loaded", model=model.served_id, replica=name, seconds=round(time.monotonic() - began, 1))
 
     async def generate(
@@ -121,27 +122,9 @@ class ModelReplica:
 
     async def check_health(self) -> None:
         """Let Serve restart this replica when its engine is dead or stuck."""
-        self._progress.check(await self._engine.stats())
+        self._stall.check(await self._engine.stats())
 
     async def __del__(self) -> None:
         """Close the engine; Serve calls this once the replica's requests are done."""
         await self._engine.close()
         self._telemetry.shutdown()
-
-
-class _Progress:
-    """Notices an engine that has work and takes no step."""
-
-    def __init__(self, stall_timeout_s: float) -> None:
-        self._stall_timeout_s = stall_timeout_s
-        self._steps = -1
-        self._since = time.monotonic()
-
-    def check(self, stats: EngineStats) -> None:
-        now = time.monotonic()
-        idle = stats.running == 0 and stats.waiting == 0
-        if idle or stats.steps != self._steps:
-            self._steps, self._since = stats.steps, now
-        elif now - self._since > self._stall_timeout_s:
-            msg = f"the engine has work and took no step for {now - self._since:.0f} s"
-            raise RuntimeError(msg)
