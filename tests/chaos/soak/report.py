@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -50,13 +51,17 @@ class Report:
         """Return the verdict on each quantity that is known of a process."""
         counts = {name: trend.count_verdict() for name in COUNTS if (trend := self._trend(process, name))}
         memory = self._trend(process, "anonymous_bytes")
-        return {} if memory is None else {"memory": memory.share_verdict(GROWTH_PER_HOUR), **counts}
+        return (
+            {}
+            if memory is None
+            else {"memory": memory.share_verdict(self._resident(process), GROWTH_PER_HOUR), **counts}
+        )
 
     def markdown(self) -> str:
         """Return it for people."""
         lines = [
-            "| process | memory, MiB | its slope per hour (95 %) | descriptors | threads | tasks | spans | |",
-            "|---|---|---|---|---|---|---|---|",
+            "| process | resident, MiB | own, MiB | slope per hour (95 %) | descriptors | threads | tasks | spans | |",
+            "|---|---|---|---|---|---|---|---|---|",
             *(self._line(process) for process in self.processes),
             "",
             f"Calls: {', '.join(f'{number} {kind}' for kind, number in sorted(self.ended.items()))}.",
@@ -97,6 +102,9 @@ class Report:
             and getattr(sample, name) is not None
         ]
 
+    def _resident(self, process: str) -> float:
+        return fmean(sample.resident_bytes for sample in self._judged(process, "resident_bytes"))
+
     def _trend(self, process: str, name: str) -> Trend | None:
         judged = self._judged(process, name)
         if len(judged) < 4:  # a line goes through any two points
@@ -106,10 +114,11 @@ class Report:
     def _line(self, process: str) -> str:
         judged, memory = self._judged(process, "anonymous_bytes"), self._trend(process, "anonymous_bytes")
         if memory is None:
-            return f"| {process} | too few samples | | | | | | |"
+            return f"| {process} | too few samples | | | | | | | |"
         first, last = (sample.anonymous_bytes / _MIB for sample in (judged[0], judged[-1]))
-        slope, margin = (100 * value / memory.level for value in (memory.slope, memory.margin))
-        cells = [f"{first:.1f} to {last:.1f}", f"{slope:+.2f} ± {margin:.2f} %"]
+        resident = self._resident(process)
+        slope, margin = (100 * value / resident for value in (memory.slope, memory.margin))
+        cells = [f"{resident / _MIB:.0f}", f"{first:.1f} to {last:.1f}", f"{slope:+.2f} ± {margin:.2f} %"]
         for name in COUNTS:
             known = self._judged(process, name)
             cells.append(f"{getattr(known[0], name)} to {getattr(known[-1], name)}" if known else "")

@@ -29,12 +29,14 @@ class Trend:
         slope: Change per hour.
         margin: Half the width of the slope's 95 % confidence interval; infinite where nothing can be said.
         hours: From the first sample to the last.
+        highs: The largest value of the first half of the samples, and of the second.
     """
 
     level: float
     slope: float
     margin: float
     hours: float
+    highs: tuple[float, float]
 
     @classmethod
     def of(cls, times_s: Sequence[float], values: Sequence[float]) -> Trend:
@@ -55,21 +57,25 @@ class Trend:
             likeness = max(0.0, sum(one * other for one, other in pairs) / squares)
             freedom = len(values) * (1 - likeness) / (1 + likeness) - 2
             margin = _student(freedom) * math.sqrt(squares / freedom / spread) if freedom >= 1 else math.inf
-        return cls(level, slope, margin, hours[-1])
+        half = len(values) // 2
+        return cls(level, slope, margin, hours[-1], (max(values[:half]), max(values[half:])))
 
-    def share_verdict(self, limit: float) -> Verdict:
-        """Judge growth by its share of the level per hour."""
-        low, high = (self.slope - self.margin) / self.level, (self.slope + self.margin) / self.level
+    def share_verdict(self, whole: float, limit: float) -> Verdict:
+        """Judge growth per hour by its share of a whole."""
+        low, high = (self.slope - self.margin) / whole, (self.slope + self.margin) / whole
         if high <= limit:
             return Verdict.PASS
         return Verdict.MISS if low > limit else Verdict.UNDECIDED
 
     def count_verdict(self) -> Verdict:
-        """Judge a count, which must be flat: it grew by one or more from the first sample to the last = it is not."""
+        """Judge a count, which must be flat: it grew by one or more from the first sample to the last = it is not.
+
+        Counts change in steps, downwards too, of which a line says little. What grows is higher later than ever before.
+        """
         low, high = (self.slope - self.margin) * self.hours, (self.slope + self.margin) * self.hours
-        if high < 1:
-            return Verdict.PASS
-        return Verdict.MISS if low > 0 else Verdict.UNDECIDED
+        if low > 0 and high >= 1:
+            return Verdict.MISS
+        return Verdict.PASS if high < 1 or self.highs[1] <= self.highs[0] else Verdict.UNDECIDED
 
 
 def _student(freedom: float) -> float:
