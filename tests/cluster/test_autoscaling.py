@@ -51,6 +51,18 @@ async def until_both_are_busy(elastic: Cluster) -> None:
         await asyncio.sleep(0.2)
 
 
+async def test_what_waits_goes_to_the_replica_that_is_added_for_it(elastic: Cluster) -> None:
+    async with AsyncClient(elastic.target) as client, asyncio.timeout(200):
+        await ready(client)
+        assert len(await running(elastic)) == 1
+        # All at once, and nothing after that: only those that wait can be what the new replica does.
+        waiting = [client.generate("wait", max_output_tokens=1500, ignore_eos=True) for _ in range(48)]
+        answers = asyncio.gather(*waiting)
+        await until_both_are_busy(elastic)
+        assert not answers.done()
+        assert {answer.usage.output_tokens for answer in await answers} == {1500}
+
+
 async def test_load_adds_a_replica_idleness_removes_all_and_a_request_brings_one_back(elastic: Cluster) -> None:
     async with AsyncClient(elastic.target) as client, asyncio.timeout(200):
         await ready(client)

@@ -21,23 +21,29 @@ class Received:
     def __init__(self, request: TokenRequest) -> None:
         self._request = request
         self.output_token_ids = list(request.output_token_ids)
+        self._admitted = request.envelope.admitted
         self._told = 0  # prompt tokens, by log-probability
         self._repeated = 0
 
     def rest(self) -> TokenRequest:
         """Return what another replica is to be asked for."""
-        envelope = self._request.envelope
+        # Whoever has seen a part of it is owed the rest, however many others wait.
+        begun = self._told > 0 or len(self.output_token_ids) > len(self._request.output_token_ids)
+        envelope = replace(self._request.envelope, admitted=self._admitted or begun)
         if len(self.output_token_ids) == len(self._request.output_token_ids):
             self._repeated = self._told
-            # Whoever has seen a part of it is owed the rest, however many others wait.
-            return replace(self._request, envelope=replace(envelope, admitted=envelope.admitted or self._told > 0))
+            return replace(self._request, envelope=envelope)
         # All about the prompt comes before the first token.
         return replace(
             self._request,
-            envelope=replace(envelope, admitted=True),
+            envelope=envelope,
             output_token_ids=tuple(self.output_token_ids),
             prompt_logprobs=None,
         )
+
+    def admit(self) -> None:
+        """Note that a replica had taken it, so that no other one refuses it."""
+        self._admitted = True
 
     def add(self, chunk: TokenChunk) -> TokenChunk | None:
         """Return what is new in a chunk; None = nothing."""

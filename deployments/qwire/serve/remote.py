@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import replace
 from itertools import chain, count
 
 from qwire.engine.chunk import TokenChunk
@@ -15,6 +15,7 @@ from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.serve.config import ReplicaSettings
+from qwire.serve.fleet_stats import ASLEEP, together
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.model_version import ModelReplaced
 from qwire.serve.patience import Patience
@@ -27,6 +28,7 @@ from qwire.telemetry.logging import get_logger
 log = get_logger(__name__)
 
 _CONTROL_TIMEOUT_S = 10.0
+_LOOK_S = 1.0  # how often a call that waits looks for new replicas
 
 
 class RemoteEngine:
@@ -48,6 +50,7 @@ class RemoteEngine:
         self._settings = settings
         self._recorder = recorder
         self._card: ModelCard | None = None
+        self._running = 0  # replicas, as of late
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate on the replica with the least to do. See `Engine.generate`.
@@ -55,6 +58,8 @@ class RemoteEngine:
         Where that one is lost, another one is asked to go on from the tokens that came so far. Since a token is a
         function of what is before it, the consumer notices nothing but the time. Where only another version of the
         model runs by then, it ends with ModelReplaced instead.
+
+        Where replicas are added while it waits for its turn, it may take its place at one of them.
         """
         received = Received(request)
         envelope, settings = request.envelope, self._settings
@@ -64,8 +69,9 @@ class RemoteEngine:
             settings.failover_losses,
             envelope.deadline_unix_ns,
         )
+        left: frozenset[str] = frozenset()
         for number in count(1):
-            route = Route(lost=patience.lost_replicas)
+            route = Route(lost=patience.lost_replicas | left)
             try:
                 with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable, route):
                     async with aclosing(self._attempt(received.rest(), route, patience)) as chunks:
@@ -78,6 +84,10 @@ class RemoteEngine:
                                 return
             except ModelReplaced:
                 raise  # another model would go on with another text
+            except _Elsewhere:
+                received.admit()
+                left = frozenset({route.replica})
+                log.info("generation_waits_elsewhere", request_id=envelope.request_id, left=route.replica)
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, route, envelope)
                 request_id, tokens = envelope.request_id, len(received.output_token_ids)
@@ -99,7 +109,7 @@ class RemoteEngine:
         call = self._replicas.stream("generate", request, self._version, route, is_last=_is_last)
         async with aclosing(call) as chunks:
             try:
-                yield await _first(chunks, request.envelope.deadline_unix_ns, route, patience)
+                yield await self._first(chunks, request.envelope.deadline_unix_ns, route, patience)
             except InvalidRequest as error:
                 # Its last replica lives after all, and has not noticed yet that nobody listens there.
                 if error.field == "request_id":
@@ -113,6 +123,40 @@ class RemoteEngine:
             async for chunk in chunks:
                 yield chunk
         raise EngineUnavailable  # it ended without a last chunk
+
+    async def _first(
+        self, chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, route: Route, patience: Patience
+    ) -> TokenChunk:
+        """Wait for the first chunk, within the deadline; and within the patience while no replica has taken the call.
+
+        Serve's router waits for a replica for ever. One that took the call may let it wait for its turn.
+
+        Raises:
+            _Elsewhere: There are more replicas than there were, and this call is one of those that go there.
+        """
+        first = asyncio.ensure_future(anext(chunks))
+        running = self._running
+        try:
+            while not first.done():
+                deadline_s = _left_s(deadline_unix_ns)
+                left_s = deadline_s if route.replica else min(deadline_s, patience.left_s)
+                if left_s <= 0:
+                    raise DeadlineExceeded if deadline_s <= 0 else EngineUnavailable
+                await asyncio.wait((first,), timeout=min(left_s, _LOOK_S))
+                if route.replica and not first.done() and self._goes_elsewhere(running):
+                    raise _Elsewhere
+                running = self._running
+            return await first
+        except StopAsyncIteration:
+            raise EngineUnavailable from None
+        finally:
+            first.cancel()
+            await asyncio.gather(first, return_exceptions=True)
+
+    def _goes_elsewhere(self, running_before: int) -> bool:
+        """Draw whether a call that waits goes to one of the new replicas: as many as are their share of all."""
+        new = self._running - running_before
+        return running_before > 0 and new > 0 and random.random() < new / self._running  # noqa: S311 - no secret
 
     async def cancel(self, request_id: str) -> bool:
         """Cancel on whichever replica runs it.
@@ -151,91 +195,26 @@ class RemoteEngine:
     async def stats(self) -> EngineStats:
         """Return the load of all replicas that answer, together; one that dies does not speak for the others."""
         try:
-            return _together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
+            stats = (await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values
+            self._running = len(stats)
+            return together(stats)
         except EngineUnavailable:
+            self._running = 0
             if self._settings.min_replicas == 0 and await self._replicas.can_start():
-                return _ASLEEP
+                return ASLEEP
             raise
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
 
 
+class _Elsewhere(Exception):
+    """A call leaves its replica, where it waits, for another one."""
+
+
 def _is_last(chunk: TokenChunk) -> bool:
     return chunk.finish is not None
 
 
-async def _first(
-    chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, route: Route, patience: Patience
-) -> TokenChunk:
-    """Wait for the first chunk, within the deadline; and within the patience while no replica has taken the call.
-
-    Serve's router waits for a replica for ever. One that took the call may let it wait for its turn.
-    """
-    first = asyncio.ensure_future(anext(chunks))
-    patience_s, deadline_s = patience.left_s, _left_s(deadline_unix_ns)
-    late = deadline_s <= patience_s
-    try:
-        await asyncio.wait((first,), timeout=_limit(min(patience_s, deadline_s)))
-        if route.replica and not late:
-            await asyncio.wait((first,), timeout=_limit(_left_s(deadline_unix_ns)))
-            late = True
-        if first.done():
-            return await first
-    except StopAsyncIteration:
-        raise EngineUnavailable from None
-    finally:
-        first.cancel()
-        await asyncio.gather(first, return_exceptions=True)
-    raise DeadlineExceeded if late else EngineUnavailable
-
-
 def _left_s(deadline_unix_ns: int | None) -> float:
     return math.inf if deadline_unix_ns is None else (deadline_unix_ns - time.time_ns()) / 1e9
-
-
-def _limit(seconds: float) -> float | None:
-    return None if seconds == math.inf else max(0.0, seconds)
-
-
-def _together(stats: Sequence[EngineStats]) -> EngineStats:
-    """Add up what adds up; where one replica's trouble must show, take the worst."""
-    speeds = [one.decode_tokens_per_s for one in stats if one.decode_tokens_per_s is not None]
-    fullest = max(stats, key=lambda one: one.memory_used_bytes / max(1, one.memory_total_bytes))
-    return replace(
-        stats[0],
-        steps=sum(one.steps for one in stats),
-        running=sum(one.running for one in stats),
-        waiting=sum(one.waiting for one in stats),
-        waiting_capacity=sum(one.waiting_capacity for one in stats),
-        running_tokens=sum(one.running_tokens for one in stats),
-        waiting_tokens=sum(one.waiting_tokens for one in stats),
-        kv_used_tokens=sum(one.kv_used_tokens for one in stats),
-        kv_capacity_tokens=sum(one.kv_capacity_tokens for one in stats),
-        oldest_wait_s=max(one.oldest_wait_s for one in stats),
-        decode_tokens_per_s=min(speeds) if speeds else None,
-        memory_used_bytes=fullest.memory_used_bytes,
-        memory_total_bytes=fullest.memory_total_bytes,
-        non_finite_weights=max(one.non_finite_weights for one in stats),
-        replicas=len(stats),
-        drafted_tokens=sum(one.drafted_tokens for one in stats),
-        accepted_tokens=sum(one.accepted_tokens for one in stats),
-    )
-
-
-_ASLEEP = EngineStats(
-    steps=0,
-    running=0,
-    waiting=0,
-    waiting_capacity=0,
-    running_tokens=0,
-    waiting_tokens=0,
-    kv_used_tokens=0,
-    kv_capacity_tokens=0,
-    oldest_wait_s=0.0,
-    decode_tokens_per_s=None,
-    memory_used_bytes=0,
-    memory_total_bytes=0,
-    non_finite_weights=0,
-    replicas=0,
-)

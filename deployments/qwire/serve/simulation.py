@@ -7,6 +7,7 @@ and in the time that is left decodes one token of each running generation per st
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from qwire.serve.demand import LoadTargets, ReplicaLoad, model_demand
 _TICK_S = 0.05
 _DECISION_S = 0.5  # as often as Serve's controller decides under `qwire-serve`
 _REPORT_S = 1.0  # as often as replicas tell their load
+_LOOK_S = 10.0  # as often as gateways count them, who then lead some of those that wait to new ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ def simulate(
     policy = AutoscalingPolicy(limits)
     target = limits.min_replicas if begin_with is None else begin_with
     fleet = [_Replica(speed, ready_s=0.0) for _ in range(target)]
+    known, chance = 0, random.Random(0)  # noqa: S311 - a simulation, no secret
     at_gateway: deque[_Generation] = deque()
     coming = deque(arrivals)
     result = Simulation()
@@ -166,6 +169,10 @@ def simulate(
         while coming and coming[0].arrival_s <= now_s:
             at_gateway.append(_Generation(coming.popleft()))
         ready = [one for one in fleet if one.ready_s <= now_s and not one.leaving]
+        if _is_due(tick, _LOOK_S):
+            if 0 < known < len(ready):
+                at_gateway.extend(_leaving(ready, 1 - known / len(ready), chance))
+            known = len(ready)
         while ready and at_gateway:
             min(ready, key=lambda one: one.requests).waiting.append(at_gateway.popleft())
         awake = [one for one in fleet if one.ready_s <= now_s]
@@ -183,6 +190,16 @@ def simulate(
         result.replicas.append(len(ready))
         result.fleet.append(len(fleet))
     return result
+
+
+def _leaving(replicas: Sequence[_Replica], share: float, chance: random.Random) -> list[_Generation]:
+    """Take a share of those that wait out of their queues, as `RemoteEngine` does."""
+    left: list[_Generation] = []
+    for replica in replicas:
+        goes = {id(one) for one in replica.waiting if chance.random() < share}
+        left += [one for one in replica.waiting if id(one) in goes]
+        replica.waiting = deque(one for one in replica.waiting if id(one) not in goes)
+    return left
 
 
 def _is_due(tick: int, every_s: float) -> bool:

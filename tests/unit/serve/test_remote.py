@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -21,8 +22,9 @@ from opentelemetry.trace import StatusCode
 from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, QueueFull
 from qwire.engine.fake import FakeEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.serve import remote
 from qwire.serve.config import ReplicaSettings
-from qwire.serve.handle import ReplicaHandle
+from qwire.serve.handle import Answers, ReplicaHandle
 from qwire.serve.remote import RemoteEngine
 from qwire.telemetry.failover import FailoverRecorder
 from qwire.telemetry.metrics import Metrics
@@ -182,6 +184,52 @@ async def test_what_has_begun_goes_on_where_the_queue_is_full():
 async def test_what_serve_has_no_room_for_is_asked_for_again_once_it_has_begun():
     gateway = Gateway(dies_after(3), FakeEngine(fail_after=0, failure=QueueFull(0.01)), FakeEngine())
     assert await gateway.tokens(REQUEST) == [7, 8, 9] * 4
+
+
+class GrowingReplicas:
+    """A replica with one place, and another one that comes later."""
+
+    def __init__(self) -> None:
+        self.running = 1
+        self.old, self.new = FakeEngine(max_running=1, step_s=0.01), FakeEngine(max_running=1, step_s=0.01)
+
+    async def stream(self, method: str, *args: Any, **_: object) -> AsyncGenerator[Any, None]:
+        assert method == "generate"
+        request, _version, route = args
+        route.replica, engine = ("new", self.new) if "old" in route.lost else ("old", self.old)
+        async for chunk in engine.generate(request):
+            yield chunk
+
+    async def broadcast(self, method: str, timeout_s: float) -> Answers:
+        assert method == "stats"
+        assert timeout_s > 0
+        return Answers([await self.old.stats()] * self.running, missing=0)
+
+
+async def test_of_those_that_wait_a_share_goes_to_a_new_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "_LOOK_S", 0.02)
+    monkeypatch.setattr(remote, "random", random.Random(1))  # noqa: S311 - no secret
+    replicas = GrowingReplicas()
+    recorder = FailoverRecorder(Telemetry.disabled(), "tiny")
+    engine = RemoteEngine(cast("ReplicaHandle", replicas), "v1", ReplicaSettings(), recorder)
+    await engine.stats()
+    outputs: dict[int, list[int]] = {}
+
+    async def ask(number: int) -> None:
+        request = replace(REQUEST, envelope=Envelope(str(number)), stop=StopParams(max_output_tokens=20))
+        outputs[number] = [token async for chunk in engine.generate(request) for token in chunk.token_ids]
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number in range(20):
+            group.create_task(ask(number))
+        await asyncio.sleep(0.1)
+        assert not replicas.new.requests  # nobody leaves before there is anywhere to go
+        replicas.running = 2
+        await engine.stats()
+    assert all(output == ([7, 8, 9] * 7)[:20] for output in outputs.values())
+    assert 5 <= len(replicas.new.requests) <= 15
+    assert len(replicas.old.requests) == 20  # each was there first, and none twice
+    assert all(request.envelope.admitted for request in replicas.new.requests)
 
 
 async def test_no_attempt_is_made_beyond_the_deadline():
