@@ -32,6 +32,7 @@ TABLE: Mapping[str, tuple[BaseException, str, str, float | None]] = {
     "timeout": (TimeoutError(SECRET), "DEADLINE_EXCEEDED", "DEADLINE", None),
     "cancelled": (errors.GenerationCancelled(), "CANCELLED", "CANCELLED", None),
     "numerical": (errors.NumericalError(), "INTERNAL", "NUMERICAL", None),
+    "replicas lost": (errors.ReplicasLost(), "INTERNAL", "REPLICAS_LOST", None),
     "unavailable": (errors.EngineUnavailable(), "UNAVAILABLE", "UNAVAILABLE", 1.0),
     "unavailable for": (errors.EngineUnavailable(0.25), "UNAVAILABLE", "UNAVAILABLE", 0.25),
     "unforeseen": (KeyError(SECRET), "INTERNAL", "INTERNAL", None),

@@ -37,7 +37,7 @@ class GenerateServiceStub:
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-    INTERNAL            NUMERICAL, INTERNAL
+    INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
@@ -99,7 +99,7 @@ class GenerateServiceServicer:
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-    INTERNAL            NUMERICAL, INTERNAL
+    INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
@@ -194,7 +194,7 @@ class GenerateService:
     DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
     CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
     UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-    INTERNAL            NUMERICAL, INTERNAL
+    INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.

@@ -38,7 +38,7 @@ class GenerateServiceStub:
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
       CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-      INTERNAL            NUMERICAL, INTERNAL
+      INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
@@ -90,7 +90,7 @@ class GenerateServiceAsyncStub(GenerateServiceStub):
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
       CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-      INTERNAL            NUMERICAL, INTERNAL
+      INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.
@@ -138,7 +138,7 @@ class GenerateServiceServicer(metaclass=_abc_1.ABCMeta):
       DEADLINE_EXCEEDED   DEADLINE, DEADLINE_UNATTAINABLE (with RetryInfo where it was the queue's fault)
       CANCELLED           CANCELLED (by CancelGeneration; its pushback forbids gRPC's own retries)
       UNAVAILABLE         UNAVAILABLE, DRAINING (with RetryInfo)
-      INTERNAL            NUMERICAL, INTERNAL
+      INTERNAL            NUMERICAL, REPLICAS_LOST, INTERNAL
 
     Where a stream ends with UNAVAILABLE after tokens were sent, ErrorInfo.metadata has `output_tokens`, how many of them,
     and `last_sequence`, the number of the last event: ResumePoint says how to go on, on this server or another one.

@@ -64,13 +64,13 @@ class ReplicaSettings(_Settings):
     stall_timeout_s: float = Field(default=120.0, gt=0)
     """A replica whose engine has work but takes no step for this long is restarted, seconds."""
     failover_timeout_s: float = Field(default=60.0, ge=0)
-    """How long a generation whose replica is lost looks for another one without getting a token, seconds, within its
-    deadline; it goes on where it was. 0 = it ends with UNAVAILABLE at once."""
+    """How long a generation whose replica is lost looks for another one that takes it, seconds, within its deadline; it
+    goes on where it was. 0 = it ends with UNAVAILABLE at once."""
     failover_attempts: int = Field(default=20, ge=1)
     """How many times in a row such a generation tries without getting a token."""
     failover_losses: int = Field(default=8, ge=1)
-    """How many replicas one generation may lose in all before it ends with UNAVAILABLE. One that brings down whichever
-    replica computes it must not go through all of them."""
+    """How many replicas one generation may lose in all before it ends with INTERNAL (REPLICAS_LOST), which no client
+    asks for again by itself: one that brings down whichever replica computes it must not go through all of them."""
     stream_interval_s: float = Field(default=0.02, ge=0)
     """Least time between two messages of one stream from a replica to a gateway, seconds; tokens in between share a
     message. The first token never waits. 0 = a message per step."""

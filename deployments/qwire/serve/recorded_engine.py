@@ -31,9 +31,9 @@ class RecordedEngine:
                     record.add(chunk)
                     yield chunk
 
-    async def cancel(self, request_id: str) -> bool:
-        """End the generation of this id."""
-        return await self._engine.cancel(request_id)
+    async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
+        """See `Engine.cancel`."""
+        return await self._engine.cancel(request_id, only_waiting=only_waiting)
 
     async def card(self) -> ModelCard:
         """Return what the model is."""

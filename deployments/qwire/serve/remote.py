@@ -15,6 +15,7 @@ from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.serve.config import ReplicaSettings
+from qwire.serve.fleet import Fleet
 from qwire.serve.fleet_stats import ASLEEP, together
 from qwire.serve.handle import ReplicaHandle
 from qwire.serve.model_version import ModelReplaced
@@ -50,7 +51,7 @@ class RemoteEngine:
         self._settings = settings
         self._recorder = recorder
         self._card: ModelCard | None = None
-        self._running = 0  # replicas, as of late
+        self._fleet = Fleet(replicas, version)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate on the replica with the least to do. See `Engine.generate`.
@@ -82,12 +83,11 @@ class RemoteEngine:
                                 yield news
                             if chunk.finish is not None:
                                 return
-            except ModelReplaced:
-                raise  # another model would go on with another text
-            except _Elsewhere:
                 received.admit()
                 left = frozenset({route.replica})
                 log.info("generation_waits_elsewhere", request_id=envelope.request_id, left=route.replica)
+            except ModelReplaced:
+                raise  # another model would go on with another text
             except EngineUnavailable as lost:
                 await self._wait(patience, lost, route, envelope)
                 request_id, tokens = envelope.request_id, len(received.output_token_ids)
@@ -106,18 +106,24 @@ class RemoteEngine:
     async def _attempt(
         self, request: TokenRequest, route: Route, patience: Patience
     ) -> AsyncGenerator[TokenChunk, None]:
+        """Yield what a replica says, up to its last chunk; nothing where the call leaves it for a new one."""
         call = self._replicas.stream("generate", request, self._version, route, is_last=_is_last)
         async with aclosing(call) as chunks:
             try:
-                yield await self._first(chunks, request.envelope.deadline_unix_ns, route, patience)
+                first = await self._first(chunks, request.envelope, route, patience)
+                if first is None:
+                    return
+                yield first
             except InvalidRequest as error:
                 # Its last replica lives after all, and has not noticed yet that nobody listens there.
                 if error.field == "request_id":
                     raise EngineUnavailable from error
                 raise
             except QueueFull as error:
-                # No engine refuses what goes on, but Serve does where all replicas have as many calls as they may.
+                # No engine's queue refuses what goes on. But Serve does where all replicas have as many calls as they
+                # may, and where too many wait for adapters. No replica is lost by that.
                 if request.envelope.admitted:
+                    route.replica = ""
                     raise EngineUnavailable(error.retry_after_s) from error
                 raise
             async for chunk in chunks:
@@ -125,27 +131,30 @@ class RemoteEngine:
         raise EngineUnavailable  # it ended without a last chunk
 
     async def _first(
-        self, chunks: AsyncGenerator[TokenChunk, None], deadline_unix_ns: int | None, route: Route, patience: Patience
-    ) -> TokenChunk:
+        self, chunks: AsyncGenerator[TokenChunk, None], envelope: Envelope, route: Route, patience: Patience
+    ) -> TokenChunk | None:
         """Wait for the first chunk, within the deadline; and within the patience while no replica has taken the call.
 
         Serve's router waits for a replica for ever. One that took the call may let it wait for its turn.
 
-        Raises:
-            _Elsewhere: There are more replicas than there were, and this call is one of those that go there.
+        Returns:
+            The chunk; None = there are new replicas, and this call is one of those that go there.
         """
         first = asyncio.ensure_future(anext(chunks))
-        running = self._running
+        looked_at = time.monotonic()
         try:
             while not first.done():
-                deadline_s = _left_s(deadline_unix_ns)
+                deadline_s = _left_s(envelope.deadline_unix_ns)
                 left_s = deadline_s if route.replica else min(deadline_s, patience.left_s)
                 if left_s <= 0:
                     raise DeadlineExceeded if deadline_s <= 0 else EngineUnavailable
                 await asyncio.wait((first,), timeout=min(left_s, _LOOK_S))
-                if route.replica and not first.done() and self._goes_elsewhere(running):
-                    raise _Elsewhere
-                running = self._running
+                if route.replica and not first.done():
+                    patience.found()
+                    await self._fleet.look()
+                    share, looked_at = self._fleet.new_share(looked_at), time.monotonic()
+                    if await self._goes_elsewhere(envelope.request_id, share):
+                        return None
             return await first
         except StopAsyncIteration:
             raise EngineUnavailable from None
@@ -153,18 +162,22 @@ class RemoteEngine:
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
 
-    def _goes_elsewhere(self, running_before: int) -> bool:
-        """Draw whether a call that waits goes to one of the new replicas: as many as are their share of all."""
-        new = self._running - running_before
-        return running_before > 0 and new > 0 and random.random() < new / self._running  # noqa: S311 - no secret
+    async def _goes_elsewhere(self, request_id: str, share: float) -> bool:
+        """Take a call from its replica, if lots are drawn so, and if nothing has been computed for it there."""
+        if random.random() >= share:  # noqa: S311 - no secret
+            return False
+        try:
+            return await self.cancel(request_id, only_waiting=True)
+        except EngineUnavailable:
+            return False
 
-    async def cancel(self, request_id: str) -> bool:
+    async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
         """Cancel on whichever replica runs it.
 
         Raises:
             EngineUnavailable: No replica had it, but not every replica answered.
         """
-        answers = await self._replicas.broadcast("cancel", request_id, timeout_s=_CONTROL_TIMEOUT_S)
+        answers = await self._replicas.broadcast("cancel", request_id, only_waiting, timeout_s=_CONTROL_TIMEOUT_S)
         if answers.missing and not any(answers.values):
             raise EngineUnavailable
         return any(answers.values)
@@ -195,21 +208,14 @@ class RemoteEngine:
     async def stats(self) -> EngineStats:
         """Return the load of all replicas that answer, together; one that dies does not speak for the others."""
         try:
-            stats = (await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values
-            self._running = len(stats)
-            return together(stats)
+            return together((await self._replicas.broadcast("stats", timeout_s=_CONTROL_TIMEOUT_S)).values)
         except EngineUnavailable:
-            self._running = 0
             if self._settings.min_replicas == 0 and await self._replicas.can_start():
                 return ASLEEP
             raise
 
     async def close(self) -> None:
         """Nothing to do: Serve owns the replicas."""
-
-
-class _Elsewhere(Exception):
-    """A call leaves its replica, where it waits, for another one."""
 
 
 def _is_last(chunk: TokenChunk) -> bool:

@@ -48,7 +48,7 @@ class ModelReplica:
         keep_answers_out_of_the_log()
         self._settings = model
         self._telemetry = configure(telemetry)
-        name = serve.get_replica_context().replica_id.unique_id
+        self._name = name = serve.get_replica_context().replica_id.unique_id
         began = time.monotonic()
         checkpoint = await asyncio.to_thread(ModelStore(cache_dir).resolve, model.source)
         self._version = model_version(model, checkpoint)
@@ -87,9 +87,18 @@ class ModelReplica:
         finally:
             self._requests -= counts
 
-    async def cancel(self, request_id: str) -> bool:
-        """End the generation of this id, if it is here."""
-        return await self._engine.cancel(request_id)
+    async def cancel(self, request_id: str, only_waiting: bool = False) -> bool:  # noqa: FBT001, FBT002 - Ray's calls
+        """See `Engine.cancel`."""
+        return await self._engine.cancel(request_id, only_waiting=only_waiting)
+
+    async def presence(self, version: str) -> str:
+        """Return this replica's id.
+
+        Raises:
+            ModelReplaced: It is another version.
+        """
+        self._check(version)
+        return self._name
 
     async def card(self, version: str) -> ModelCard:
         """Return what the model is.

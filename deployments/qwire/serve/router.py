@@ -53,7 +53,9 @@ class ReplicaRouter(RequestRouter):
         # Where none is left of the version, any one will say so.
         same = [one for one in candidate_replicas if one.replica_metadata.get(VERSION) == version]
         candidates = [one for one in same if one.replica_id.unique_id not in route.lost] or same or candidate_replicas
-        by_load = random.sample(candidates, min(2, len(candidates)))
+        # One that comes from another replica does not come by chance: it is to find one that is new, or idle.
+        two = min(2, len(candidates))
+        by_load = sorted(candidates, key=self._load)[:two] if route.lost else random.sample(candidates, two)
         preferred = self._preferred(request, candidates)
         return [by_load] if preferred is None else [[preferred], by_load]
 
@@ -65,10 +67,13 @@ class ReplicaRouter(RequestRouter):
         if self._by_prefix and request is not None:
             self._prefixes.learn(page_hashes(request.prompt_token_ids, self._page_tokens), replica_id)
 
+    def _load(self, replica: RunningReplica) -> int:
+        return self.replica_queue_len_cache.get(replica.replica_id) or 0
+
     def _preferred(self, request: TokenRequest | None, candidates: Sequence[RunningReplica]) -> RunningReplica | None:
         if not self._by_prefix or request is None or len(candidates) < 2:  # noqa: PLR2004 - one needs no choice
             return None
-        loads = {one.replica_id: self.replica_queue_len_cache.get(one.replica_id) or 0 for one in candidates}
+        loads = {one.replica_id: self._load(one) for one in candidates}
         found = self._prefixes.find(page_hashes(request.prompt_token_ids, self._page_tokens), loads)
         return next((one for one in candidates if one.replica_id == found), None)
 

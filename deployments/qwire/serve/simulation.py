@@ -19,7 +19,7 @@ from qwire.serve.demand import LoadTargets, ReplicaLoad, model_demand
 _TICK_S = 0.05
 _DECISION_S = 0.5  # as often as Serve's controller decides under `qwire-serve`
 _REPORT_S = 1.0  # as often as replicas tell their load
-_LOOK_S = 10.0  # as often as gateways count them, who then lead some of those that wait to new ones
+_LOOK_S = 1.0  # as often as gateways look for new ones, to which they then lead some of those that wait
 
 
 @dataclass(frozen=True, slots=True)

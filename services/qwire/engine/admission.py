@@ -35,7 +35,7 @@ class Admission:
 
     Places whose holders would give way to a request count as free for it.
 
-    A request that was admitted before, and goes on here or in another generation, is never refused.
+    A request that was admitted before, and goes on here or in another generation, is never refused for any of this.
 
     Not thread-safe.
 

@@ -11,6 +11,7 @@ EngineError
 │   └── DeadlineUnattainable     it would run out before the first token: refused before anything was computed
 ├── GenerationCancelled      the caller's wish
 ├── NumericalError           the model's: NaN or infinite logits
+├── ReplicasLost             nobody's, or the request's: it has lost as many replicas as one generation may
 └── EngineUnavailable        the operator's: the engine is stopped, draining or dead
 
 All of them survive pickling, since they cross processes.
@@ -122,6 +123,10 @@ class GenerationCancelled(EngineError):
 
 class NumericalError(EngineError):
     """The model's logits were NaN or infinite; other requests are not affected."""
+
+
+class ReplicasLost(EngineError):
+    """Each replica that computed the generation was lost, and it may be what brings them down."""
 
 
 class EngineUnavailable(EngineError):

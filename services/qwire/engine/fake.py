@@ -119,9 +119,11 @@ class FakeEngine:
             self.ended.append(request_id)
             self._admit()
 
-    async def cancel(self, request_id: str) -> bool:
+    async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
         """End the generation of this id."""
-        generation = self._running.get(request_id) or self._waiting.get(request_id)
+        generation = self._waiting.get(request_id)
+        if generation is None and not only_waiting:
+            generation = self._running.get(request_id)
         if generation is None or generation.error is not None:
             return False
         generation.fail(GenerationCancelled())

@@ -147,9 +147,13 @@ class LocalEngine:
                 del self._streams[request_id]
                 self._steps.abort(request_id, GenerationCancelled())
 
-    async def cancel(self, request_id: str) -> bool:
+    async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
         """End the generation of this id before the next step; False = it is not live."""
-        if self._preparation.cancel(request_id):
+        if only_waiting:
+            stream = self._streams.get(request_id)
+            if stream is None or stream.sequence.scheduled_unix_ns:
+                return False
+        elif self._preparation.cancel(request_id):
             return True
         failure = GenerationCancelled()
         if not self._steps.abort(request_id, failure):

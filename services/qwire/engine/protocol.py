@@ -164,8 +164,13 @@ class Engine(Protocol):
         """
         ...
 
-    async def cancel(self, request_id: str) -> bool:
-        """End the generation of this id, whoever iterates it. False = no such generation waits or runs."""
+    async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
+        """End the generation of this id, whoever iterates it. False = no such generation waits or runs.
+
+        Args:
+            request_id: Its name.
+            only_waiting: Not if anything has been computed for it.
+        """
         ...
 
     async def card(self) -> ModelCard:

@@ -67,8 +67,8 @@ class Envelope:
         traceparent: W3C trace context of the caller's span; None = no trace.
         tracestate: W3C trace state; None = none.
         tenant: Who shares fairly with others; empty = nobody in particular.
-        admitted: The request was accepted before, here or elsewhere, and goes on: no bound of a queue refuses it, and
-            it goes before what has not begun.
+        admitted: The request was accepted before, here or elsewhere, and goes on: no bound of a queue refuses it. Where
+            it has output already, it goes before what has not begun.
         is_probe: A health check asks, no caller: it is no load that replicas would be added or kept for.
     """
 

@@ -57,7 +57,7 @@ class WaitingQueue:
         """Return where a sequence stands: the smallest goes first. Of two that had a place, it changes only by age."""
         if sequence.place is not None:
             return -sequence.level, 0, sequence.place, 0
-        if sequence.request.envelope.admitted:
+        if sequence.request.envelope.admitted and sequence.request.output_token_ids:
             return -sequence.level, 1, 0, sequence.arrival
         return -sequence.level, 2, self._counters.of(sequence.tenant), sequence.arrival
 

@@ -10,7 +10,7 @@ from hashlib import sha256
 from qwire.batch.item import LeasedItem
 from qwire.batch.job import ItemState, Tokens
 from qwire.batch.work import Ended, Interrupted
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, NumericalError, QueueFull
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, NumericalError, QueueFull, ReplicasLost
 from qwire.rpc.batch_job_message import PRIORITY_MESSAGES
 from qwire.rpc.call import Call, new_generation_id
 from qwire.rpc.errors import ModelNotReady
@@ -114,7 +114,7 @@ class BatchWork:
                 return Interrupted(status, failed=False, retry_after_s=error.retry_after_s)
             case DeadlineExceeded():
                 return Interrupted(status, failed=False)  # the job's: it expires
-            case NumericalError():
+            case NumericalError() | ReplicasLost():
                 return Interrupted(status, failed=True)
             case _ if is_mapped(error):
                 return Ended(ItemState.FAILED, status)

@@ -196,5 +196,8 @@ TABLE: Mapping[type[BaseException], Callable[[Any], Fault]] = {
     TimeoutError: _DEADLINE,
     engine.GenerationCancelled: _fixed(_Code.CANCELLED, "CANCELLED", "the generation was cancelled by its id"),
     engine.NumericalError: _fixed(_Code.INTERNAL, "NUMERICAL", "the model's logits were not finite"),
+    engine.ReplicasLost: _fixed(
+        _Code.INTERNAL, "REPLICAS_LOST", "the generation has lost as many replicas as one generation may"
+    ),
     engine.EngineUnavailable: _retryable(_Code.UNAVAILABLE, "UNAVAILABLE", "the model cannot answer at the moment"),
 }

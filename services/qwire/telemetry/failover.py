@@ -23,7 +23,7 @@ class Route(Protocol):
 
 
 class FailoverRecorder:
-    """Tells of generations that lost a replica; of one that did not there is nothing that its replica does not tell.
+    """Tells of generations that lost or left a replica; of others there is nothing that their replica does not tell.
 
     Args:
         telemetry: Where to.

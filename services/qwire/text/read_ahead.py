@@ -56,7 +56,7 @@ class ReadAhead:
     """Reads a generation ahead of its consumer: it gets one chunk at once, or all that came while it was busy as one.
 
     So an engine gets rid of a generation, and can give its place to another one, while a consumer that reads slowly, or
-    not at all, still has tokens to take. Where there is no room for more, the engine is left to wait.
+    not at all, still has tokens to take. Where there is no room for more, they stay where they come from.
 
     Args:
         chunks: The generation; closed at the end, however it comes.

@@ -87,9 +87,10 @@ def test_waiting_raises_the_priority_so_that_low_ones_are_not_put_off_for_ever(m
 
 def test_what_was_admitted_before_goes_before_what_has_not_begun(make_sequence: MakeSequence) -> None:
     subject = scheduler(max_running=1)
-    for admitted in (False, False, True):
-        subject.add(make_sequence(1, StopParams(max_output_tokens=1), admitted=admitted))
-    assert [sequence.request_id for sequence in subject.waiting] == ["request-2", "request-1"]
+    for admitted, output in ((False, ()), (False, ()), (True, ()), (True, (5,))):
+        subject.add(make_sequence(1, StopParams(max_output_tokens=2), admitted=admitted, output_token_ids=output))
+    # One that was admitted elsewhere, and that nothing was computed of, has no more right to a place than others.
+    assert [sequence.request_id for sequence in subject.waiting] == ["request-3", "request-1", "request-2"]
 
 
 def test_a_large_request_is_not_overtaken_while_it_waits_for_memory(make_sequence: MakeSequence) -> None:

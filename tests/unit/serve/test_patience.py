@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 
 import pytest
 
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, ReplicasLost
 from qwire.serve.patience import Patience
 
 LOST = EngineUnavailable(2.0)
@@ -51,8 +52,19 @@ async def test_replicas_that_are_lost_are_counted_whatever_the_progress():
         await patience.wait(LOST, replica)
         patience.renew()
     assert patience.lost_replicas == {"a", "b"}
-    with pytest.raises(EngineUnavailable):
+    with pytest.raises(ReplicasLost):
         await patience.wait(LOST, "c")
+
+
+async def test_a_replica_that_takes_the_call_ends_the_search():
+    patience = Patience(0.25, 2, 9, None)
+    for _ in range(2):
+        await patience.wait(LOST, "a")
+        patience.found()
+        assert patience.left_s == math.inf
+        await asyncio.sleep(0.3)  # in its queue
+    with pytest.raises(EngineUnavailable):  # but attempts are counted until there is a token
+        await patience.wait(LOST, "a")
 
 
 async def test_progress_renews_it():

@@ -19,10 +19,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, QueueFull
+from qwire.engine.errors import DeadlineExceeded, EngineUnavailable, QueueFull, ReplicasLost
 from qwire.engine.fake import FakeEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
-from qwire.serve import remote
+from qwire.serve import fleet, remote
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import Answers, ReplicaHandle
 from qwire.serve.remote import RemoteEngine
@@ -50,6 +50,11 @@ class FakeReplicas:
         engine = self._engines.pop(0) if len(self._engines) > 1 else self._engines[0]
         async for chunk in getattr(engine, method)(args[0]):
             yield chunk
+
+    async def broadcast(self, method: str, *_: Any, **__: Any) -> Answers:
+        """Tell who is there; nobody else comes."""
+        assert method == "presence"
+        return Answers(["replica-1", "replica-2"], missing=0)
 
 
 class Gateway:
@@ -161,7 +166,7 @@ async def test_attempts_without_a_token_are_bounded():
 async def test_a_generation_that_loses_each_replica_does_not_go_through_all_of_them():
     gateway = Gateway(*map(dies_after, range(1, 9)), failover_losses=2)
     gateway.replicas.unknown = 0
-    with pytest.raises(EngineUnavailable):
+    with pytest.raises(ReplicasLost):
         await gateway.tokens(REQUEST)
     assert gateway.replicas.attempts == 3
     assert gateway.failovers == {"elsewhere": 2, "given_up": 1}
@@ -173,7 +178,7 @@ async def test_what_has_begun_goes_on_where_the_queue_is_full():
     gateway = Gateway(dies_after(3), full, failover_timeout_s=0.4)
     gateway.replicas.unknown = 0
     other = full.generate(TokenRequest((1,), Envelope("other"), StopParams(max_output_tokens=8)))
-    async with asyncio.TaskGroup() as group, aclosing(other):
+    async with aclosing(other), asyncio.TaskGroup() as group:
         await anext(other)
         group.create_task(drained(other))
         with pytest.raises(QueueFull):
@@ -200,19 +205,24 @@ class GrowingReplicas:
         async for chunk in engine.generate(request):
             yield chunk
 
-    async def broadcast(self, method: str, timeout_s: float) -> Answers:
-        assert method == "stats"
+    async def broadcast(self, method: str, *args: Any, timeout_s: float) -> Answers:
         assert timeout_s > 0
-        return Answers([await self.old.stats()] * self.running, missing=0)
+        present = [("old", self.old), ("new", self.new)][: self.running]
+        if method == "presence":
+            assert args == ("v1",)
+            return Answers([name for name, _ in present], missing=0)
+        assert method == "cancel"
+        request_id, only_waiting = args
+        return Answers([await one.cancel(request_id, only_waiting=only_waiting) for _, one in present], missing=0)
 
 
 async def test_of_those_that_wait_a_share_goes_to_a_new_replica(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_LOOK_S", 0.02)
+    monkeypatch.setattr(fleet, "_FRESH_S", 0.01)
     monkeypatch.setattr(remote, "random", random.Random(1))  # noqa: S311 - no secret
     replicas = GrowingReplicas()
     recorder = FailoverRecorder(Telemetry.disabled(), "tiny")
     engine = RemoteEngine(cast("ReplicaHandle", replicas), "v1", ReplicaSettings(), recorder)
-    await engine.stats()
     outputs: dict[int, list[int]] = {}
 
     async def ask(number: int) -> None:
@@ -225,10 +235,10 @@ async def test_of_those_that_wait_a_share_goes_to_a_new_replica(monkeypatch: pyt
         await asyncio.sleep(0.1)
         assert not replicas.new.requests  # nobody leaves before there is anywhere to go
         replicas.running = 2
-        await engine.stats()
     assert all(output == ([7, 8, 9] * 7)[:20] for output in outputs.values())
     assert 5 <= len(replicas.new.requests) <= 15
     assert len(replicas.old.requests) == 20  # each was there first, and none twice
+    assert "0" not in {request.envelope.request_id for request in replicas.new.requests}  # it was being computed
     assert all(request.envelope.admitted for request in replicas.new.requests)
 
 

@@ -233,6 +233,8 @@ async def test_the_template_may_open_the_thinking(
         assert engine.requests[-1].output_token_ids == (*output[:budget], *processor.end_of_thinking)
         assert tokens_of(events) == [*output[:budget], *processor.end_of_thinking, *output[-3:]]
         assert len(engine.requests) == budget + 1, "none where there is nothing to think"
+        # Only where an engine has taken the first part may none refuse the second.
+        assert [request.envelope.admitted for request in engine.requests] == [False, True][: budget + 1]
 
 
 @pytest.mark.parametrize("budget", [0, 1, 2, 5, 9])
