@@ -179,6 +179,10 @@ class CallGuard(grpc.aio.ServerInterceptor):
     async def _abort(self, context: _Context, error: BaseException, call: Call) -> None:
         if not is_mapped(error):
             log_defect(error, call)
+        remaining_s = context.time_remaining()
+        if remaining_s is not None and remaining_s <= 0:  # pyright: ignore[reportUnnecessaryComparison] - as above
+            # gRPC has told the caller, and takes no status any more: it would lose memory over it (grpc/grpc#43360).
+            raise asyncio.CancelledError
         status = status_of(error, generation_id=call.generation_id, position=call.position.as_metadata())
         trailers = (*context.trailing_metadata(), *trailers_of(status))
         try:
