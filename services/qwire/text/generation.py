@@ -85,7 +85,6 @@ class Generation:
         self._output = output
         self._ends = ends
         self._token_ids: list[int] = []
-        self._begun = False
         self._calls = 0
         self._begun_call_id = ""  # of a call that is told of, and is not complete
         # Until the engine tells: arrived, and nothing computed yet.
@@ -96,7 +95,6 @@ class Generation:
 
     def advance(self, chunk: TokenChunk) -> list[Delta | ToolCalled]:
         """Return what a chunk adds; `finished` is set where it is the last, `request` where its generation is over."""
-        self._begun = True
         if chunk.timings is not None and not self._timed:
             self._timings, self._timed, self._timed_ns = chunk.timings, True, time.monotonic_ns()
         events = self._take(chunk.token_ids, self._ending(chunk.finish), chunk.logprobs)
@@ -144,7 +142,7 @@ class Generation:
         if self.finished is None:
             request_id = answer_id(self.request.envelope.request_id)
             # Not where the caller brought all of its thinking along: nobody has admitted that yet.
-            admitted = self.request.envelope.admitted or self._begun
+            admitted = self.request.envelope.admitted or self._timed
             envelope = replace(self.request.envelope, request_id=request_id, admitted=admitted)
             self.request = replace(
                 self.request, envelope=envelope, output_token_ids=tuple(self._token_ids), prompt_logprobs=None
