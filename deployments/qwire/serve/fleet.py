@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 
@@ -27,13 +28,22 @@ class Fleet:
         self._first_seen: dict[str, float] = {}
         self._present: tuple[str, ...] = ()
         self._asked_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
 
-    async def look(self) -> None:
-        """Ask who is there, unless somebody has within the last second. Where nobody answers, nothing changes."""
+    def look(self) -> None:
+        """See to it that what is known is of late. Waits for nothing: a replica that hangs is to hold up no call."""
         now = time.monotonic()
-        if now - self._asked_at < _FRESH_S:
-            return
-        self._asked_at = now
+        if now - self._asked_at >= _FRESH_S and (self._asking is None or self._asking.done()):
+            self._asked_at = now
+            self._asking = asyncio.create_task(self._ask())
+
+    async def close(self) -> None:
+        """Ask no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
+
+    async def _ask(self) -> None:
         try:
             answers = await self._replicas.broadcast("presence", self._version, timeout_s=_TIMEOUT_S)
         except EngineUnavailable:
@@ -42,7 +52,7 @@ class Fleet:
         if len(self._first_seen) > _MANY:
             self._first_seen = {one: self._first_seen[one] for one in self._present if one in self._first_seen}
         # Nobody knows when those came that are there at the first look.
-        seen = now if self._first_seen else -math.inf
+        seen = time.monotonic() if self._first_seen else -math.inf
         for one in self._present:
             self._first_seen.setdefault(one, seen)
 

@@ -151,7 +151,7 @@ class RemoteEngine:
                 await asyncio.wait((first,), timeout=min(left_s, _LOOK_S))
                 if route.replica and not first.done():
                     patience.found()
-                    await self._fleet.look()
+                    self._fleet.look()
                     share, looked_at = self._fleet.new_share(looked_at), time.monotonic()
                     if await self._goes_elsewhere(envelope.request_id, share):
                         return None
@@ -215,7 +215,8 @@ class RemoteEngine:
             raise
 
     async def close(self) -> None:
-        """Nothing to do: Serve owns the replicas."""
+        """Stop looking for replicas; Serve owns them."""
+        await self._fleet.close()
 
 
 def _is_last(chunk: TokenChunk) -> bool:
