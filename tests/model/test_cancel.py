@@ -189,3 +189,21 @@ async def test_a_deadline_ends_a_generation_wherever_it_is(
             await front
     stats = await idle(engine, until)
     assert stats.kv_used_tokens == 0
+
+
+async def test_what_only_waits_can_be_taken_back_and_nothing_else(
+    tiny_qwen2: Path, start_engine: StartEngine, until: Until
+) -> None:
+    engine = await start_engine(tiny_qwen2, max_running=1, max_step_tokens=16)
+    # Its prompt takes many steps: it is computed long before there is anything of it.
+    reading = asyncio.create_task(consume(engine, request("reading", 900, StopParams(500, ignore_eos=True))))
+    await until(engine, lambda stats: stats.running == 1)
+    waiting = asyncio.create_task(consume(engine, request("waiting")))
+    await until(engine, lambda stats: stats.waiting == 1)
+    assert not await engine.cancel("reading", only_waiting=True)
+    assert not await engine.cancel("nobody", only_waiting=True)
+    assert await engine.cancel("waiting", only_waiting=True)
+    with pytest.raises(GenerationCancelled):
+        await waiting
+    assert sum(len(chunk.token_ids) for chunk in await reading) == 500
+    await idle(engine, until)
