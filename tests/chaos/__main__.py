@@ -40,7 +40,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the order of faults, the gaps and the requests")
     options = parser.parse_args()
     began = time.monotonic()
-    with running(options.quantization, on_nodes=options.node_losses > 0) as chaos:
+    with running(options.quantization, on_nodes=options.node_losses > 0, thinking=True) as chaos:
         report = asyncio.run(run(chaos, options))
     print(report.markdown())
     print(f"\nseed {options.seed}, {options.streams} streams, {time.monotonic() - began:.0f} s in all")

@@ -96,6 +96,7 @@ def running(
     ray_config: dict[str, Any] | None = None,
     *,
     on_nodes: bool = False,
+    thinking: bool = False,
 ) -> Generator[Fleet]:
     """Run the application as long as the context lasts.
 
@@ -105,6 +106,7 @@ def running(
         telemetry: Where spans and metrics go; None = nowhere.
         ray_config: Settings of Ray's own processes, where they are on one node.
         on_nodes: Run on two nodes, of which one can be lost: two replicas, one on each.
+        thinking: Its model thinks before it answers, unless asked not to.
     """
     prepare_ray()
     import ray  # noqa: PLC0415 - reads its environment when it is imported
@@ -120,7 +122,7 @@ def running(
             ray.init(address=nodes.address, **options)
         serve.start(proxy_location="Disabled", logging_config={"log_level": "ERROR"})
         with tempfile.TemporaryDirectory() as folder:
-            weights = write_tiny_checkpoint(Path(folder))
+            weights = write_tiny_checkpoint(Path(folder), thinking=thinking)
             bounds: dict[str, Any] = {"min_replicas": size, "max_replicas": size, "stream_interval_s": 0.02}
             config = app_config({MODEL: weights}, telemetry, **bounds, **(ROOM if on_nodes else {}))
             (model,) = config.models

@@ -18,7 +18,9 @@ from qwire.client import (
 )
 from tests.chaos.oracle import Verdict, compare
 
-_LONG: GenerationOptions = {"max_output_tokens": 600, "ignore_eos": True}
+_LONG: GenerationOptions = {"max_output_tokens": 600, "reasoning": False, "ignore_eos": True}
+_WORDS: GenerationOptions = {"max_output_tokens": 600, "temperature": 1.0, "regex": "([a-z]{1,9} ){140}"}
+_END_OF_TURN = 258  # in the tiny model's vocabulary
 _PATIENT = ClientOptions(
     resume=ResumeOptions(timeout_s=300.0, max_attempts=1000),
     channel_options=(("grpc.use_local_subchannel_pool", 1),),  # each client has a connection of its own
@@ -40,8 +42,10 @@ _OPTIONS: tuple[GenerationOptions, ...] = (
     {**_LONG, "temperature": 1.0, "seed": 12},
     {**_LONG, "temperature": 2.0, "seed": 11, "top_p": 0.95},
     # What holds across a break by being read again from the tokens: where a grammar is, and what may yet be a stop.
-    {"max_output_tokens": 600, "temperature": 1.0, "seed": 13, "regex": "([a-z]{1,9} ){140}"},
+    {**_WORDS, "seed": 13, "reasoning": False},
     {**_LONG, "temperature": 2.0, "seed": 14, "stop_strings": ["zq", "e e e"], "top_logprobs": 2},
+    # A budget that makes the model close its thinking, and a constraint that begins there.
+    {**_WORDS, "seed": 15, "reasoning": True, "reasoning_budget_tokens": 150, "logit_bias": {_END_OF_TURN: -100.0}},
 )
 ASKS = tuple(Ask(prompt, options) for prompt in ("endless", "the quick brown fox", "你好 🙂") for options in _OPTIONS)
 

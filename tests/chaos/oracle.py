@@ -31,7 +31,7 @@ class Verdict:
 
 
 def compare(generation: Generation, undisturbed: Generation) -> Verdict:
-    """Judge a stream that ended well: its tokens, its text, why it ended and what it was charged."""
+    """Judge a stream that ended well: its tokens, its thinking and text, why it ended and what it was charged."""
     got, expected = _ids(generation), _ids(undisturbed)
     lost = repeated = 0
     place: int | None = None
@@ -44,6 +44,8 @@ def compare(generation: Generation, undisturbed: Generation) -> Verdict:
     complaints: list[str] = []
     if generation.text != undisturbed.text:
         complaints.append("text")
+    if generation.reasoning != undisturbed.reasoning:
+        complaints.append("reasoning")
     if generation.finished.reason is not undisturbed.finished.reason:
         complaints.append("finish reason")
     usage, due = generation.usage, undisturbed.usage

@@ -13,11 +13,18 @@ _TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "<|im_start|>assistant\n"
 )
+_THINKING = "<think>\n{% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}"
 _CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def write_tiny_checkpoint(
-    folder: Path, *, seed: int = 1, context_tokens: int = 4096, corpus: str = "", spare_tokens: int = 0
+    folder: Path,
+    *,
+    seed: int = 1,
+    context_tokens: int = 4096,
+    corpus: str = "",
+    spare_tokens: int = 0,
+    thinking: bool = False,
 ) -> Path:
     """Write a random Qwen2 over bytes, one token per byte.
 
@@ -27,6 +34,7 @@ def write_tiny_checkpoint(
         context_tokens: Its context.
         corpus: Text whose frequent words become tokens of their own.
         spare_tokens: Rows of the vocabulary that stand for nothing, as Qwen's have.
+        thinking: It thinks before it answers, unless asked not to, as Qwen3 does.
 
     Returns:
         The folder.
@@ -39,9 +47,11 @@ def write_tiny_checkpoint(
         trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, initial_alphabet=alphabet)
         tokenizer.train_from_iterator([corpus], trainer)
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in _CONTROL])
+    if thinking:
+        tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in ("<think>", "</think>")])
     (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(_TEMPLATE, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(_TEMPLATE + _THINKING * thinking, encoding="utf-8")
     eos = tokenizer.token_to_id("<|im_end|>")
     torch.manual_seed(seed)
     config = Qwen2Config(
