@@ -1,4 +1,4 @@
-"""What a server does with five times what it can: goodput, refusals, and a quiet caller beside a flood.
+"""What an application on Ray does with five times what it can: goodput, refusals, and a quiet caller beside a flood.
 
 Saturation is measured with twice as many callers as places, before and after; then requests arrive at random (Poisson)
 at five times the rate that was served, and none of them tries again. Beside them a caller under another name asks for
@@ -20,9 +20,10 @@ from dataclasses import dataclass, field
 
 from qwire.client import AsyncClient, ClientOptions, Overloaded, QwireError
 from qwire.client.started import Started
-from tests.bench.busy_server import server_process
+from tests.bench.busy_cluster import busy_cluster
+from tests.cluster.conftest import ready
 
-PLACES, WAITING, FACTOR, PORT = 8, 32, 5, 50171
+PLACES, WAITING, FACTOR = 8, 32, 5
 LEAST_GOODPUT, MOST_REFUSAL_MS = 0.9, 50.0
 
 
@@ -103,18 +104,15 @@ async def flood(
     return flooded, quiet, flooded.tokens_per_s(*window) + quiet.tokens_per_s(*window)
 
 
-async def main() -> None:
-    arguments = _parse()
-    engine = {"max_running": PLACES, "max_waiting": WAITING}
+async def overload(target: str, arguments: argparse.Namespace) -> None:
     choose = random.Random(1)  # noqa: S311 - the same workload each time
     options = [ClientOptions(retry=None, tenant=tenant) for tenant in ("flood", "quiet")]
-    target = f"127.0.0.1:{PORT}"
-    with server_process(arguments.step_ms / 1000, engine, {"port": PORT}):
-        async with AsyncClient(target, options[0]) as client, AsyncClient(target, options[1]) as quiet_client:
-            await saturate(client, choose, 3.0)  # warm
-            before, rate = await saturate(client, choose, arguments.seconds)
-            flooded, quiet, goodput = await flood((client, quiet_client), choose, arguments.seconds, FACTOR * rate)
-            after, _ = await saturate(client, choose, arguments.seconds)
+    async with AsyncClient(target, options[0]) as client, AsyncClient(target, options[1]) as quiet_client:
+        await ready(client)
+        await saturate(client, choose, 3.0)  # warm
+        before, rate = await saturate(client, choose, arguments.seconds)
+        flooded, quiet, goodput = await flood((client, quiet_client), choose, arguments.seconds, FACTOR * rate)
+        after, _ = await saturate(client, choose, arguments.seconds)
     ratio = goodput / statistics.mean((before, after))
     refused_ms = sorted(seconds * 1000 for seconds in flooded.refused_s)
     p50, p99 = (refused_ms[int(len(refused_ms) * share)] for share in (0.5, 0.99))
@@ -135,6 +133,12 @@ async def main() -> None:
         sys.exit(f"not as it must be: {failed[:3]}")
 
 
+def main() -> None:
+    arguments = _parse()
+    with busy_cluster(arguments.step_ms / 1000, {"max_running": PLACES, "max_waiting": WAITING}) as busy:
+        asyncio.run(overload(busy.cluster.target, arguments))
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=15.0)
@@ -143,4 +147,4 @@ def _parse() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -233,7 +233,7 @@ def main() -> None:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000, help="in all, a fifth beside each event")
+    parser.add_argument("--requests", type=int, default=2000, help="in all, an equal share beside each event")
     return parser.parse_args()
 
 
