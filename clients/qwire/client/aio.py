@@ -12,6 +12,7 @@ from weakref import WeakSet
 import grpc
 import grpc.aio
 
+from qwire.client.aio_call import ask
 from qwire.client.aio_jobs import AsyncBatchJobs
 from qwire.client.aio_repeating_call import AsyncRepeatingCalls
 from qwire.client.aio_resuming_call import AsyncResumingCall
@@ -80,7 +81,7 @@ class AsyncClient:
             self._channel,
             lambda: self._control(None),
             self._options.model,
-            lambda: Watch(self._options.resume),
+            lambda: Watch(self._options.resume, lambda: self._closed),
         )
 
     async def __aenter__(self) -> Self:
@@ -154,7 +155,7 @@ class AsyncClient:
         An item that failed does not raise: `BatchResult.unwrap` does. `options` hold for items without their own.
         """
         request = batch_pb2.BatchGenerateRequest(items=batch_items(items, self._with_model(options)))
-        response = await _call(self._batch.BatchGenerate, request, self._deadline(timeout_s, self._options.timeout_s))
+        response = await ask(self._batch.BatchGenerate, request, self._deadline(timeout_s, self._options.timeout_s))
         return tuple(map(BatchResult.from_proto, response.results))
 
     def stream_batch(
@@ -181,34 +182,34 @@ class AsyncClient:
     ) -> TokenCount:
         """Return how many tokens a prompt has, chat template and tools included, without running the model."""
         request = count_request(prompt, model or self._options.model, system, tools, reasoning)
-        return TokenCount.from_proto(await _call(self._generate.CountTokens, request, self._control(timeout_s)))
+        return TokenCount.from_proto(await ask(self._generate.CountTokens, request, self._control(timeout_s)))
 
     async def cancel(self, generation_id: str, *, timeout_s: float | None = None) -> bool:
         """End a generation, whoever started it; its own call raises Cancelled. False = no such one waits or runs."""
         request = generate_pb2.CancelGenerationRequest(generation_id=generation_id)
-        response = await _call(self._generate.CancelGeneration, request, self._control(timeout_s))
+        response = await ask(self._generate.CancelGeneration, request, self._control(timeout_s))
         return response.outcome == generate_pb2.CANCEL_OUTCOME_CANCELLED
 
     async def models(self, *, timeout_s: float | None = None) -> tuple[Model, ...]:
         """Return every served model, ordered by id."""
-        response = await _call(self._model.ListModels, model_pb2.ListModelsRequest(), self._control(timeout_s))
+        response = await ask(self._model.ListModels, model_pb2.ListModelsRequest(), self._control(timeout_s))
         return tuple(map(Model.from_proto, response.models))
 
     async def model(self, model: str, *, timeout_s: float | None = None) -> Model:
         """Return one served model, or raise ModelNotFound."""
-        response = await _call(self._model.GetModel, model_pb2.GetModelRequest(model=model), self._control(timeout_s))
+        response = await ask(self._model.GetModel, model_pb2.GetModelRequest(model=model), self._control(timeout_s))
         return Model.from_proto(response.model)
 
     async def adapters(self, model: str = "", *, timeout_s: float | None = None) -> tuple[Adapter, ...]:
         """Return the adapters that a model has now, ordered by id. Empty = the only served model."""
         request = model_pb2.ListAdaptersRequest(model=model or self._options.model)
-        response = await _call(self._model.ListAdapters, request, self._control(timeout_s))
+        response = await ask(self._model.ListAdapters, request, self._control(timeout_s))
         return tuple(map(Adapter.from_proto, response.adapters))
 
     async def health(self, model: str = "", *, timeout_s: float | None = None) -> Health:
         """Return the present state of all models, or of one."""
         request = health_pb2.GetServingStateRequest(model=model)
-        return Health.from_proto((await _call(self._health.GetServingState, request, self._control(timeout_s))).status)
+        return Health.from_proto((await ask(self._health.GetServingState, request, self._control(timeout_s))).status)
 
     def watch_health(self, model: str = "", *, timeout_s: float | None = None) -> AsyncHealthStream:
         """Return a stream of the present state and every change of it. `timeout_s` None = no limit."""
@@ -218,7 +219,7 @@ class AsyncClient:
     async def probe(self, model: str = "", *, timeout_s: float | None = None) -> Probe:
         """Have a model generate one real token; raise the error that it meets. Empty = the only served model."""
         request = health_pb2.ProbeModelRequest(model=model or self._options.model)
-        return Probe.from_proto(await _call(self._health.ProbeModel, request, self._control(timeout_s)))
+        return Probe.from_proto(await ask(self._health.ProbeModel, request, self._control(timeout_s)))
 
     def _start_stream(
         self, request: generate_pb2.StreamGenerateRequest, timeout_s: float | None
@@ -235,16 +236,3 @@ class AsyncClient:
 
     def _control(self, timeout_s: float | None) -> float | None:
         return self._deadline(timeout_s, self._options.control_timeout_s)
-
-
-async def _call(
-    method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT], request: RequestT, timeout_s: float | None
-) -> ResponseT:
-    call = method(request, timeout=timeout_s)
-    try:
-        return await call
-    except grpc.RpcError as error:
-        raise error_from_rpc(error) from error
-    except asyncio.CancelledError:
-        call.cancel()
-        raise

@@ -11,11 +11,12 @@ from typing import Any, TypeVar, Unpack
 import grpc
 import grpc.aio
 
+from qwire.client.aio_call import ask, task_is_cancelled
 from qwire.client.batch_job import BatchItemState, BatchJob, BatchJobItem, BatchJobState, Upload
 from qwire.client.batch_job_request import Chunks, create_request, item_state, job_state
 from qwire.client.generation_options import BatchItem, GenerationOptions, Priority
 from qwire.client.prompt import Prompt
-from qwire.client.status import error_from_rpc
+from qwire.client.repetition import closed
 from qwire.client.watch import Watch
 from qwire.v1 import batch_job_pb2 as pb
 from qwire.v1.batch_job_pb2_grpc import BatchJobServiceStub
@@ -192,7 +193,11 @@ class AsyncBatchJobs:
                         yield job
                         watch.seen(job)
             except grpc.RpcError as error:
-                wait_s = watch.wait_s(error_from_rpc(error))
+                wait_s = watch.wait_s(error)
+            except asyncio.CancelledError:
+                if task_is_cancelled():
+                    raise
+                raise closed() from None
             else:
                 watch.end()
                 return
@@ -201,7 +206,4 @@ class AsyncBatchJobs:
             await asyncio.sleep(wait_s)
 
     async def _ask(self, method: Any, request: Any) -> Any:
-        try:
-            return await method(request, timeout=self._timeout_s())
-        except grpc.RpcError as error:
-            raise error_from_rpc(error) from error
+        return await ask(method, request, self._timeout_s())

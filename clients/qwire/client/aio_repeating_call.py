@@ -8,6 +8,7 @@ from typing import TypeVar
 import grpc
 import grpc.aio
 
+from qwire.client.aio_call import task_is_cancelled
 from qwire.client.options import ResumeOptions
 from qwire.client.repetition import Repetition, closed
 from qwire.client.status import error_from_rpc
@@ -55,7 +56,9 @@ class AsyncRepeatingCalls:
                 await self._wait(repetition.wait_s(error), error)
             except asyncio.CancelledError:
                 call.cancel()
-                raise
+                if task_is_cancelled():
+                    raise
+                raise closed() from None
             else:
                 self._answered = True
                 return response

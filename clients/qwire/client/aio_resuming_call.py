@@ -66,6 +66,8 @@ class AsyncResumingCall:
                     continue
                 response = grpc.aio.EOF  # all of it has come: only the status was lost
             if response is grpc.aio.EOF:
+                if self._cancelled.is_set() and not self._reader.finished:
+                    raise asyncio.CancelledError  # what gRPC makes of a cancelled call behind an interceptor
                 self._trace.finish("OK")
             return response
 
@@ -83,6 +85,8 @@ class AsyncResumingCall:
         self._trace.finish("OK" if self._reader.finished else "CANCELLED")
 
     def _attempt(self, request: Request) -> Call:
+        if self._cancelled.is_set():
+            raise asyncio.CancelledError  # as gRPC does for a call that `cancel` ended
         with self._trace.attempt():
             self._call = self._start(request, left_s(self._deadline))
         return self._call
@@ -105,4 +109,4 @@ class AsyncResumingCall:
         except TimeoutError:
             self._trace.resumed(code, self._reader.output_tokens)
         else:
-            raise asyncio.CancelledError  # as gRPC does for a call that `cancel` ended
+            raise asyncio.CancelledError

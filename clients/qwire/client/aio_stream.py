@@ -11,8 +11,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 import grpc
 import grpc.aio
 
+from qwire.client.aio_call import task_is_cancelled
 from qwire.client.batch import BatchFinished, BatchResult
-from qwire.client.errors import Cancelled, QwireError
+from qwire.client.errors import Cancelled, QwireError, StreamTruncated
 from qwire.client.generation_reader import GenerationReader
 from qwire.client.health import Health
 from qwire.client.reader import BatchReader, HealthReader, Reader
@@ -68,7 +69,7 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
                 event = self._reader.read(cast("ResponseT", response))
                 if event is not None:
                     return event
-            self._reader.end()
+            self._end()
         except QwireError as error:
             self._failure = error
             self._call.cancel()
@@ -104,16 +105,23 @@ class AsyncEventStream(Generic[ResponseT, EventT]):
             failure.resume_point = self._reader.resume_point
             raise failure from error
         except asyncio.CancelledError:
-            # gRPC raises the same error for a call that `cancel` ended as for a task that someone cancels.
-            task = asyncio.current_task()
-            if self._cancelled and not (task and task.cancelling()):
-                raise Cancelled(
-                    "cancelled by this client",
-                    code=grpc.StatusCode.CANCELLED,
-                    generation_id=self._reader.generation_id,
-                ) from None
-            self._call.cancel()
+            if not task_is_cancelled():
+                raise self._cancelled_error() from None
+            self.cancel()
             raise
+
+    def _end(self) -> None:
+        try:
+            self._reader.end()
+        except StreamTruncated:
+            if self._cancelled:  # what gRPC makes of a cancelled call behind an interceptor
+                raise self._cancelled_error() from None
+            raise
+
+    def _cancelled_error(self) -> Cancelled:
+        return Cancelled(
+            "cancelled by this client", code=grpc.StatusCode.CANCELLED, generation_id=self._reader.generation_id
+        )
 
 
 class AsyncGenerationStream(AsyncEventStream[generate_pb2.StreamGenerateResponse, StreamEvent]):

@@ -193,7 +193,7 @@ class BatchJobs:
                         yield job
                         watch.seen(job)
             except grpc.RpcError as error:
-                wait_s = watch.wait_s(error_from_rpc(error))
+                wait_s = watch.wait_s(error)
             else:
                 watch.end()
                 return

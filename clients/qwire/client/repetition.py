@@ -47,5 +47,5 @@ class Repetition:
 
 
 def closed() -> Cancelled:
-    """Return the error of a call that waits for its next attempt when its client is closed."""
+    """Return the error of a call that ends because its client is closed."""
     return Cancelled("cancelled by this client", code=grpc.StatusCode.CANCELLED)

@@ -79,7 +79,7 @@ class Client:
             self._channel,
             lambda: self._control(None),
             self._options.model,
-            lambda: Watch(self._options.resume),
+            lambda: Watch(self._options.resume, lambda: self._closed),
         )
 
     def __enter__(self) -> Self:
