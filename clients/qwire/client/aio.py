@@ -28,7 +28,6 @@ from qwire.client.prompt import Prompt
 from qwire.client.request import count_request, generation_spec, stream_request
 from qwire.client.result import Generation
 from qwire.client.resume_point import ResumePoint
-from qwire.client.status import error_from_rpc
 from qwire.client.timeout import deadline
 from qwire.client.tool import Tool
 from qwire.client.tracing import STREAM_GENERATE, trace_call
