@@ -6,6 +6,8 @@ import asyncio
 import ctypes
 import gc
 import logging
+import os
+import time
 from collections.abc import AsyncGenerator, Generator
 from itertools import pairwise
 from statistics import median
@@ -46,6 +48,12 @@ class Crumbling:
         """Yield once, and never again."""
         yield 1
         await asyncio.Event().wait()
+
+    async def process_id(self, but_not: int = 0) -> int:
+        """Return the id of this process; never, if it is that one."""
+        while os.getpid() == but_not:
+            await asyncio.sleep(60)
+        return os.getpid()
 
     async def native_bytes(self) -> int:
         """Return what the C library has given out to this process."""
@@ -117,6 +125,22 @@ async def test_ray_logs_what_failed_and_no_answers(replicas: ReplicaHandle) -> N
     with pytest.raises(RuntimeError, match="broken"):
         await replicas.call("fail", RuntimeError("broken"), timeout_s=10)
     assert await replicas.call("logged_errors", timeout_s=10) == ["NumericalError", "RuntimeError"]
+
+
+async def test_a_replica_that_hangs_answers_for_itself_alone(ray_cluster: None) -> None:  # noqa: ARG001
+    from ray import serve  # noqa: PLC0415 - Ray reads its environment when it is imported
+
+    deployment: Any = serve.deployment(Crumbling, num_replicas=2, max_ongoing_requests=100)
+    replicas = ReplicaHandle(serve.run(deployment.bind(), name="pair", route_prefix=None))
+    try:
+        both = (await replicas.broadcast("process_id", timeout_s=20)).values
+        assert len(set(both)) == 2
+        began = time.monotonic()
+        answers = await replicas.broadcast("process_id", both[0], timeout_s=2)
+        assert (answers.values, answers.missing) == ([both[1]], 1)
+        assert time.monotonic() - began < 10
+    finally:
+        serve.delete("pair")
 
 
 async def test_calls_that_are_left_leave_nothing_behind(replicas: ReplicaHandle) -> None:

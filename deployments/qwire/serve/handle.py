@@ -45,9 +45,9 @@ class ReplicaHandle:
     """
 
     def __init__(self, handle: DeploymentHandle[Any]) -> None:
-        self._handle = handle.options(
-            _by_reference=False, request_serialization="pickle", response_serialization="pickle"
-        )
+        self._handle = _by_value(handle)
+        # With a router of its own: the one that chooses replicas would take each control call for load that is there.
+        self._control = _by_value(DeploymentHandle(handle.deployment_name, handle.app_name))
 
     async def stream(
         self, method: str, *args: object, is_last: Callable[[Any], bool] = lambda _: False
@@ -82,8 +82,19 @@ class ReplicaHandle:
             EngineUnavailable: No replica runs, or none of them answered in time.
         """
         with _our_errors():
-            response = self._handle.broadcast(method, *args)
-            results = await response.results_async(timeout_s=timeout_s, return_exceptions=True)
+            async with asyncio.timeout(timeout_s):
+                response = self._control.broadcast(method, *args)
+                # Its public way gives no answer at all where one replica gives none in time.
+                calls = await response._fetch_replica_results_async()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        answers = [asyncio.ensure_future(call.get_async()) for call in calls]
+        try:
+            await asyncio.wait(answers, timeout=timeout_s)
+        finally:
+            for call, answer in zip(calls, answers, strict=True):
+                if not answer.done():
+                    call.cancel()
+                    answer.cancel()
+            results = await asyncio.gather(*answers, return_exceptions=True)
         values = [result for result in results if not isinstance(result, BaseException)]
         if not values:
             raise EngineUnavailable(_RETRY_AFTER_S)
@@ -95,7 +106,7 @@ class ReplicaHandle:
         Raises:
             EngineUnavailable: None answered in time.
         """
-        response = self._handle.options(method_name=method).remote(*args)
+        response = self._control.options(method_name=method).remote(*args)
         with _our_errors():
             async with asyncio.timeout(timeout_s):
                 try:
@@ -110,6 +121,10 @@ class ReplicaHandle:
         application = status.applications.get(self._handle.app_name)
         deployment = None if application is None else application.deployments.get(self._handle.deployment_name)
         return deployment is not None and deployment.status.value not in _FAILED
+
+
+def _by_value(handle: DeploymentHandle[Any]) -> DeploymentHandle[Any]:
+    return handle.options(_by_reference=False, request_serialization="pickle", response_serialization="pickle")
 
 
 @contextmanager

@@ -11,9 +11,17 @@ from contextlib import aclosing
 from itertools import chain, count
 
 from qwire.engine.chunk import TokenChunk
-from qwire.engine.errors import DeadlineExceeded, EngineError, EngineUnavailable, InvalidRequest, QueueFull
+from qwire.engine.errors import (
+    DeadlineExceeded,
+    EngineError,
+    EngineUnavailable,
+    InvalidRequest,
+    QueueFull,
+    TakenBack,
+)
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
+from qwire.serve.cancellation import Cancellations
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.fleet import Fleet
 from qwire.serve.fleet_stats import ASLEEP, together
@@ -52,6 +60,7 @@ class RemoteEngine:
         self._recorder = recorder
         self._card: ModelCard | None = None
         self._fleet = Fleet(replicas, version)
+        self._cancellations = Cancellations(replicas)
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate on the replica with the least to do. See `Engine.generate`.
@@ -62,6 +71,12 @@ class RemoteEngine:
 
         Where replicas are added while it waits for its turn, it may take its place at one of them.
         """
+        with self._cancellations.live(request.envelope.request_id):
+            async with aclosing(self._go_on(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+
+    async def _go_on(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         received = Received(request)
         envelope, settings = request.envelope, self._settings
         patience = Patience(
@@ -73,10 +88,12 @@ class RemoteEngine:
         left: frozenset[str] = frozenset()
         for number in count(1):
             route = Route(lost=patience.lost_replicas | left)
+            self._cancellations.check(envelope.request_id)
             try:
                 with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable, route):
                     async with aclosing(self._attempt(received.rest(), route, patience)) as chunks:
                         async for chunk in chunks:
+                            self._cancellations.check(envelope.request_id)
                             patience.renew()
                             news = received.add(chunk)
                             if news is not None:
@@ -144,6 +161,7 @@ class RemoteEngine:
         looked_at = time.monotonic()
         try:
             while not first.done():
+                self._cancellations.check(envelope.request_id)
                 deadline_s = _left_s(envelope.deadline_unix_ns)
                 left_s = deadline_s if route.replica else min(deadline_s, patience.left_s)
                 if left_s <= 0:
@@ -153,34 +171,24 @@ class RemoteEngine:
                     patience.found()
                     self._fleet.look()
                     share, looked_at = self._fleet.new_share(looked_at), time.monotonic()
-                    if await self._goes_elsewhere(envelope.request_id, share):
-                        return None
+                    if random.random() < share:  # noqa: S311 - no secret
+                        self._cancellations.take_back(envelope.request_id)
             return await first
+        except TakenBack:
+            return None
         except StopAsyncIteration:
             raise EngineUnavailable from None
         finally:
             first.cancel()
             await asyncio.gather(first, return_exceptions=True)
 
-    async def _goes_elsewhere(self, request_id: str, share: float) -> bool:
-        """Take a call from its replica, if lots are drawn so, and if nothing has been computed for it there."""
-        if random.random() >= share:  # noqa: S311 - no secret
-            return False
-        try:
-            return await self.cancel(request_id, only_waiting=True)
-        except EngineUnavailable:
-            return False
-
     async def cancel(self, request_id: str, *, only_waiting: bool = False) -> bool:
-        """Cancel on whichever replica runs it.
+        """Cancel on whichever replica runs it; one that looks for a replica is cancelled here.
 
         Raises:
             EngineUnavailable: No replica had it, but not every replica answered.
         """
-        answers = await self._replicas.broadcast("cancel", request_id, only_waiting, timeout_s=_CONTROL_TIMEOUT_S)
-        if answers.missing and not any(answers.values):
-            raise EngineUnavailable
-        return any(answers.values)
+        return await self._cancellations.cancel(request_id, only_waiting=only_waiting)
 
     async def card(self) -> ModelCard:
         """Return what the model is; the same on every replica of a version, so one answer is kept."""
@@ -216,6 +224,7 @@ class RemoteEngine:
 
     async def close(self) -> None:
         """Stop looking for replicas; Serve owns them."""
+        await self._cancellations.close()
         await self._fleet.close()
 
 

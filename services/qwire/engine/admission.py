@@ -80,12 +80,17 @@ class Admission:
             raise DeadlineUnattainable(wait_s + prefill_s, left_s, retry_after_s)
 
     def give_up(self) -> list[Sequence]:
-        """End, before anything is computed for them, waiting sequences whose prompt takes longer than they have."""
+        """End waiting sequences whose prompt takes longer than they have, but for those that were admitted before.
+
+        Of those something may have been computed, here or elsewhere, and told: these run to their deadlines.
+        """
         late: list[Sequence] = []
         rate = self._pace.prefill_tokens_per_s(time.monotonic())
         if rate is None:
             return late
         for sequence in self._scheduler.waiting:
+            if sequence.request.envelope.admitted or sequence.scheduled_unix_ns:
+                continue
             left_s = _left_s(sequence)
             prefill_s = self._least_prefill_s(sequence, left_s, rate)
             if prefill_s > left_s > 0:

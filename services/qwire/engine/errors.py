@@ -10,6 +10,7 @@ EngineError
 ├── DeadlineExceeded         the caller's clock ran out
 │   └── DeadlineUnattainable     it would run out before the first token: refused before anything was computed
 ├── GenerationCancelled      the caller's wish
+│   └── TakenBack                a gateway's: it is to wait at another replica
 ├── NumericalError           the model's: NaN or infinite logits
 ├── ReplicasLost             nobody's, or the request's: it has lost as many replicas as one generation may
 └── EngineUnavailable        the operator's: the engine is stopped, draining or dead
@@ -119,6 +120,10 @@ class DeadlineUnattainable(DeadlineExceeded):
 
 class GenerationCancelled(EngineError):
     """The generation was cancelled by its id."""
+
+
+class TakenBack(GenerationCancelled):
+    """The generation was cancelled because it waited: it takes its place at another replica."""
 
 
 class NumericalError(EngineError):

@@ -12,6 +12,7 @@ from qwire.engine.errors import (
     EngineUnavailable,
     GenerationCancelled,
     QueueFull,
+    TakenBack,
 )
 from qwire.engine.fake_generation import FakeGeneration
 from qwire.engine.protocol import AdapterInfo, EngineStats, ModelCard, QuantizationFacts
@@ -126,7 +127,7 @@ class FakeEngine:
             generation = self._running.get(request_id)
         if generation is None or generation.error is not None:
             return False
-        generation.fail(GenerationCancelled())
+        generation.fail(TakenBack() if only_waiting else GenerationCancelled())
         return True
 
     async def card(self) -> ModelCard:

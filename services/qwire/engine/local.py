@@ -19,7 +19,7 @@ from qwire.engine.card import model_card
 from qwire.engine.chunk import TokenChunk
 from qwire.engine.config import EngineConfig
 from qwire.engine.delivery import Delivery
-from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest
+from qwire.engine.errors import EngineUnavailable, GenerationCancelled, InvalidRequest, TakenBack
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel, load_model, thread_count
 from qwire.engine.matcher_factory import MatcherFactory
@@ -155,7 +155,7 @@ class LocalEngine:
                 return False
         elif self._preparation.cancel(request_id):
             return True
-        failure = GenerationCancelled()
+        failure = TakenBack() if only_waiting else GenerationCancelled()
         if not self._steps.abort(request_id, failure):
             return False
         self._streams[request_id].fail(failure)

@@ -158,7 +158,7 @@ class Engine(Protocol):
             QueueFull: The waiting queue has no place for it, or there are too many that wait for an adapter.
             DeadlineExceeded: The envelope's deadline passed, in the queue or later.
             DeadlineUnattainable: Its first token cannot come before the deadline.
-            GenerationCancelled: `cancel` was called with the request's id.
+            GenerationCancelled: `cancel` was called with the request's id. TakenBack: with `only_waiting`.
             NumericalError: The logits were not finite.
             EngineUnavailable: The engine is stopped or died.
         """
@@ -169,7 +169,7 @@ class Engine(Protocol):
 
         Args:
             request_id: Its name.
-            only_waiting: Not if anything has been computed for it.
+            only_waiting: Not if anything has been computed for it. It fails with TakenBack then.
         """
         ...
 
