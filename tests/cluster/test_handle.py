@@ -51,8 +51,8 @@ class Crumbling:
 
     async def process_id(self, but_not: int = 0) -> int:
         """Return the id of this process; never, if it is that one."""
-        while os.getpid() == but_not:
-            await asyncio.sleep(60)
+        if os.getpid() == but_not:
+            await asyncio.Event().wait()
         return os.getpid()
 
     async def native_bytes(self) -> int:

@@ -89,6 +89,7 @@ class TokenChunk:
         prompt_logprobs: One record for each of the prompt's next tokens, where the request has `prompt_logprobs`; the
             prompt's first token has None, as nothing is before it. At most `MAX_PROMPT_RECORDS`. All of them come
             before the first output token.
+        cached_prompt_tokens: As of `Finish`, with `timings` and for the same reason.
     """
 
     token_ids: tuple[int, ...]
@@ -96,3 +97,4 @@ class TokenChunk:
     timings: Timings | None = None
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
+    cached_prompt_tokens: int = 0

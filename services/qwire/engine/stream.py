@@ -64,8 +64,8 @@ class TokenStream:
             return self._next_of_prompt()
         if not self._token_ids and self._failure is not None:
             raise self._failure
-        timings = None if self._begun else self._timings()
-        chunk = TokenChunk(tuple(self._token_ids), self._finish, timings, tuple(self._logprobs))
+        timings, cached = (None, 0) if self._begun else (self._timings(), self.sequence.cached_prompt_tokens)
+        chunk = TokenChunk(tuple(self._token_ids), self._finish, timings, tuple(self._logprobs), (), cached)
         self._begun = True
         self._token_ids.clear()
         self._logprobs.clear()

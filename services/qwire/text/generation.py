@@ -49,7 +49,6 @@ class _Ending:
     timings: Timings | None = None
     stop_string: str | None = None
     stop_token_id: int | None = None
-    cached_prompt_tokens: int = 0
 
 
 class Generation:
@@ -90,6 +89,7 @@ class Generation:
         # Until the engine tells: arrived, and nothing computed yet.
         self._timings = Timings(now, now, now, now)
         self._timed = False
+        self._cached_prompt_tokens = 0
         self._timed_ns = time.monotonic_ns()
         self._replay(request.output_token_ids)
 
@@ -97,6 +97,7 @@ class Generation:
         """Return what a chunk adds; `finished` is set where it is the last, `request` where its generation is over."""
         if chunk.timings is not None and not self._timed:
             self._timings, self._timed, self._timed_ns = chunk.timings, True, time.monotonic_ns()
+            self._cached_prompt_tokens = chunk.cached_prompt_tokens
         events = self._take(chunk.token_ids, self._ending(chunk.finish), chunk.logprobs)
         if self.finished is None and self._output.budget_spent:
             events += self._end_thinking(self._ends.thinking)
@@ -108,8 +109,9 @@ class Generation:
         timings = finish.timings
         if self._timed:  # by the first of the engine's generations, where there are several
             timings = replace(self._timings, finished_unix_ns=timings.finished_unix_ns)
-        reason = EndReason(finish.reason.value)
-        return _Ending(reason, timings, None, finish.stop_token_id, finish.cached_prompt_tokens)
+        else:
+            self._cached_prompt_tokens = finish.cached_prompt_tokens
+        return _Ending(EndReason(finish.reason.value), timings, None, finish.stop_token_id)
 
     def _replay(self, token_ids: tuple[int, ...]) -> None:
         self._take_given(token_ids)
@@ -229,7 +231,7 @@ class Generation:
             timings=ending.timings or self._timings_now(),
             prompt_tokens=len(self.request.prompt_token_ids),
             output_tokens=len(self._token_ids),
-            cached_prompt_tokens=ending.cached_prompt_tokens,
+            cached_prompt_tokens=self._cached_prompt_tokens,
             stop_string=ending.stop_string,
             stop_token_id=ending.stop_token_id,
             reasoning_tokens=self._output.reasoning_tokens,

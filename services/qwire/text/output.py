@@ -199,12 +199,16 @@ def joined(pieces: Iterable[OutputPiece]) -> list[OutputPiece]:
 
 
 def closed(pieces: list[OutputPiece], rest: OutputPiece, tokens: int) -> list[OutputPiece]:
-    """Return the pieces with the rest of the text, which belongs to the last token, and the tokens that gave none."""
+    """Return the pieces with the rest of the text and the tokens that gave none.
+
+    The rest belongs to the last token, and comes with it: who resumed after that would not be given it again.
+    """
     if not pieces or pieces[-1].call:
         return [*pieces, replace(rest, tokens=tokens)]
     *before, last = pieces
     if rest.text and last.text and rest.channel != last.channel:
-        return [*pieces, replace(rest, tokens=tokens)]
+        moved = 0 if tokens else min(1, last.tokens)
+        return [*before, replace(last, tokens=last.tokens - moved), replace(rest, tokens=tokens + moved)]
     channel = rest.channel if rest.text else last.channel
     text, fragments = last.text + rest.text, last.fragments + rest.fragments
     return [*before, replace(last, text=text, tokens=last.tokens + tokens, channel=channel, fragments=fragments)]

@@ -162,6 +162,7 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
         finish=chunks[-1].finish,
         logprobs=tuple(record for chunk in chunks for record in chunk.logprobs),
         timings=next((chunk.timings for chunk in chunks if chunk.timings is not None), None),
+        cached_prompt_tokens=max(chunk.cached_prompt_tokens for chunk in chunks),
     )
 
 

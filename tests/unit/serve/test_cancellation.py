@@ -65,12 +65,16 @@ async def test_one_that_looks_for_a_replica_is_cancelled_where_it_looks(
         await waits.wait()
         return await engine.cancel("id")
 
-    cancelling = asyncio.create_task(cancel())
     tokens: list[int] = []
-    with pytest.raises(GenerationCancelled):
+
+    async def collect() -> None:
         async with asyncio.timeout(20), aclosing(engine.generate(REQUEST)) as chunks:
             async for chunk in chunks:
-                tokens += chunk.token_ids
+                tokens.extend(chunk.token_ids)
+
+    cancelling = asyncio.create_task(cancel())
+    with pytest.raises(GenerationCancelled):
+        await collect()
     assert await cancelling
     assert tokens == [7, 8, 9]
     assert replicas.calls == 1

@@ -330,6 +330,54 @@ async def test_every_cut_gives_the_rest(
             assert rest[-1] == whole[-1]
 
 
+@pytest.mark.parametrize("said", [ANSWER, f"<think>\nhm\n</think>\n\n{CALLS}", "<think>\nhm\n</think>\n\nHello"])
+async def test_no_cut_between_events_loses_text_where_the_limit_ends_the_output(
+    thinker: TextProcessor, roomy: ModelCard, control_ids: dict[str, int], said: str
+):
+    answer = [*encoded(thinker, said), control_ids["<|im_end|>"]]
+
+    async def play(limit: int, resumed: tuple[int, ...] = ()) -> list[GenerationEvent]:
+        stop = StopOptions(max_output_tokens=limit, stop_strings=("Hello",))
+        return await run(thinker, Model(roomy, answer, sizes=(len(answer),)), stop=stop, resumed=resumed)
+
+    for limit in range(1, len(answer)):
+        whole = await play(limit)
+        for cut in range(1, len(whole) - 1):
+            held = whole[:cut]
+            while (isinstance(held[-1], Delta) and not held[-1].token_ids) or isinstance(held[-1], ToolCalled):
+                held.pop()  # what came after the last token is said again
+            if ids := tuple(tokens_of(held)):
+                rest = await play(limit, ids)
+                for channel in Channel:
+                    assert text_of(held, channel) + text_of(rest, channel) == text_of(whole, channel)
+                assert [*calls_of(held), *calls_of(rest)] == calls_of(whole)
+                assert [*tokens_of(held), *tokens_of(rest)] == tokens_of(whole)
+
+
+@pytest.mark.parametrize("stop_strings", [(), ("look",)])
+async def test_reused_prompt_tokens_are_told_however_it_ends(
+    thinker: TextProcessor,
+    roomy: ModelCard,
+    answer: list[int],
+    control_ids: dict[str, int],
+    stop_strings: tuple[str, ...],
+):
+    class Reusing(Model):
+        async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
+            cached = 3 if not request.output_token_ids else len(request.prompt_token_ids)
+            async with aclosing(super().generate(request)) as chunks:
+                async for chunk in chunks:
+                    finish = chunk.finish and replace(chunk.finish, cached_prompt_tokens=cached)
+                    yield replace(chunk, finish=finish, cached_prompt_tokens=cached if chunk.timings else 0)
+
+    reply = [*encoded(thinker, "I look."), control_ids["<|im_end|>"]]
+    for budget in (None, 2):  # the rest of the second one comes from another generation of the engine
+        events = await run(
+            thinker, Reusing(roomy, answer, answer=reply), stop=StopOptions(stop_strings=stop_strings), budget=budget
+        )
+        assert finished_of(events).cached_prompt_tokens == 3
+
+
 async def test_thinking_beyond_its_budget_cannot_be_resumed(
     thinker: TextProcessor, roomy: ModelCard, answer: list[int]
 ):
