@@ -153,6 +153,9 @@ async def test_lines_of_both_forms_become_results(processor: TextProcessor, tmp_
         ('{"custom_id": "a", "url": "/v1/embeddings", "body": {}}', "/v1/chat/completions"),
         ('{"custom_id": "a", "body": {"messages": [], "n": 2}}', "line 1.body.n"),
         ('{"custom_id": "a", "body": {"messages": [], "audio": {}}}', "line 1.body.audio"),
+        ('{"custom_id": "a", "body": {"messages": [], "logprobs": true}}', "line 1.body.logprobs"),
+        ('{"custom_id": "a", "body": {"messages": [], "top_logprobs": 0}}', "line 1.body.top_logprobs"),
+        ('{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "", "logprobs": 0}}', "line 1.body.logprobs"),
     ],
 )
 def test_a_line_that_cannot_be_read_is_named(tmp_path: Path, line: str, told: str) -> None:

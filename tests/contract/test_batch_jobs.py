@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -218,8 +219,32 @@ async def test_a_page_token_belongs_to_its_list(stubs: Stubs) -> None:
     for request in (
         pb.ListBatchJobsRequest(labels={"a": "b"}, page_token=page.next_page_token),
         pb.ListBatchJobsRequest(page_token="garbage"),  # noqa: S106 - no secret
+        *(pb.ListBatchJobsRequest(page_token=token) for token in spoiled(page.next_page_token)),
     ):
         await _refused(stubs.jobs.ListBatchJobs(request), "INVALID_FIELD")
+
+
+async def test_a_page_token_of_items_is_taken_as_it_was_told(stubs: Stubs) -> None:
+    job = await filled(stubs, *(item(str(number)) for number in range(3)))
+    page = await stubs.jobs.ListBatchResults(pb.ListBatchResultsRequest(job_id=job.id, page_size=1))
+    for token in spoiled(page.next_page_token):
+        request = pb.ListBatchResultsRequest(job_id=job.id, page_token=token)
+        await _refused(stubs.jobs.ListBatchResults(request), "INVALID_FIELD")
+
+
+async def test_a_cursor_that_no_store_has_is_refused(stubs: Stubs) -> None:
+    job = await create(stubs)
+    failure = await _refused(
+        anext(aiter(stubs.jobs.WatchBatchJob(pb.WatchBatchJobRequest(job_id=job.id, cursor=2**63)))), "INVALID_FIELD"
+    )
+    assert failure.fields == {"cursor": "INVALID_FIELD"}
+
+
+def spoiled(token: str) -> list[str]:
+    """Return what may become of a token on its way: it is cut, or its place is another one."""
+    told = urlsafe_b64decode(token).decode()
+    others = told[:16], told[:-1], told + "9", told[:16] + "x", told[:16] + str(2**70)
+    return [token[:-4], *(urlsafe_b64encode(other.encode()).decode() for other in others)]
 
 
 async def test_a_cancelled_job_stops_what_runs(processor: TextProcessor, config: ServerConfig) -> None:

@@ -6,8 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from hashlib import sha256
-
-from google.protobuf.duration_pb2 import Duration
+from typing import Any
 
 from qwire.client.batch_job import ITEM_STATES, JOB_STATES, BatchItemState, BatchJobState, RejectedItem, Upload
 from qwire.client.batch_request import batch_items
@@ -39,17 +38,20 @@ def create_request(
     Raises:
         InvalidRequest: A value cannot be sent.
     """
-    try:
-        return pb.CreateBatchJobRequest(
-            request_id=request_id or uuid.uuid4().hex,
-            labels=labels,
-            priority=priority_of(priority, "priority"),
-            completion_window=_duration(completion_window),
-            retention=_duration(retention),
-            max_attempts=max_attempts,
-        )
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InvalidRequest.of("job", str(error)) from error
+    request = pb.CreateBatchJobRequest(priority=priority_of(priority, "priority"))
+    values: dict[str, Any] = {
+        "request_id": request_id or uuid.uuid4().hex,
+        "labels": labels,
+        "completion_window": completion_window,
+        "retention": retention,
+        "max_attempts": max_attempts,
+    }
+    for field, value in values.items():
+        try:
+            request.MergeFrom(pb.CreateBatchJobRequest(**{field: value}))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InvalidRequest.of(field, str(error)) from error
+    return request
 
 
 class Chunks:
@@ -75,7 +77,7 @@ class Chunks:
     def __iter__(self) -> Iterator[pb.AppendBatchItemsRequest]:
         held: list[batch_pb2.BatchItem] = []
         size = 0
-        for item in _built(self._items, self._options):
+        for item in batch_items(self._items, self._options):
             own = item.ByteSize()
             if held and (len(held) == CHUNK_ITEMS or size + own > _CHUNK_BYTES):
                 yield self._request(held)
@@ -113,21 +115,3 @@ def job_state(state: BatchJobState | None) -> pb.BatchJobState.ValueType:
 def item_state(state: BatchItemState | None) -> pb.BatchItemState.ValueType:
     """Return a state as a filter; None = any."""
     return next((number for number, known in ITEM_STATES.items() if known is state), pb.BATCH_ITEM_STATE_UNSPECIFIED)
-
-
-def _built(items: Iterable[Prompt | BatchItem], options: GenerationOptions) -> Iterator[batch_pb2.BatchItem]:
-    """Build items one by one: there may be more of them than memory holds."""
-    if isinstance(items, str):
-        raise InvalidRequest.of("items", "a sequence of prompts is needed, got one string")
-    for number, given in enumerate(items):
-        item = given if isinstance(given, BatchItem) else BatchItem(given)
-        named = item if item.id else BatchItem(item.prompt, id=str(number), options=item.options)
-        yield batch_items([named], options)[0]
-
-
-def _duration(time: timedelta | None) -> Duration | None:
-    if time is None:
-        return None
-    duration = Duration()
-    duration.FromTimedelta(time)
-    return duration

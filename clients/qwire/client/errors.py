@@ -4,8 +4,10 @@ QwireError
 ├── InvalidRequest             the caller's: a field must change; `.violations` names it
 │   ├── ContextLengthExceeded      prompt and output do not fit the model's context
 │   └── Unsupported                the model cannot do what a field asks for
-├── ModelNotFound              the caller's: no such model is served
-├── AdapterNotFound            the caller's: the model has no such adapter
+├── NotFound                   the caller's: there is no such batch job, or it has no such items; see `.reason`
+│   ├── ModelNotFound              no such model is served
+│   └── AdapterNotFound            the model has no such adapter
+├── Conflict                   the caller's: a batch job is not what the call takes it for; see `.reason`
 ├── AdapterUnusable            the operator's: the adapter's files do not fit the model, or are damaged
 ├── LimitExceeded              the caller's: more than the server has in all; the same call cannot succeed later
 ├── Overloaded                 nobody's: the server is full; the same call may succeed after `.retry_after_s`
@@ -125,12 +127,23 @@ class Unsupported(InvalidRequest):
     """The model cannot do what a field asks for: see `Model.capabilities`."""
 
 
-class ModelNotFound(QwireError):
+class NotFound(QwireError):
+    """There is nothing of this id: a batch job (reason JOB_NOT_FOUND), or items of it (ITEMS_NOT_FOUND)."""
+
+
+class ModelNotFound(NotFound):
     """No model of this id is served: see `models()`."""
 
 
-class AdapterNotFound(QwireError):
+class AdapterNotFound(NotFound):
     """The model has no adapter of this id: see `adapters()`."""
+
+
+class Conflict(QwireError):
+    """A batch job is not, or not any more, what the call takes it for.
+
+    Reasons: JOB_NOT_OPEN, JOB_NOT_ENDED, SEAL_MISMATCH, CHUNK_CONFLICT, REQUEST_CONFLICT, ITEM_ID_TAKEN.
+    """
 
 
 class AdapterUnusable(QwireError):

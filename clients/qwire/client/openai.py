@@ -27,7 +27,6 @@ _SAME = {
     "max_tokens": "max_output_tokens",
     "max_completion_tokens": "max_output_tokens",
     "tools": "tools",
-    "top_logprobs": "top_logprobs",
 }
 """Fields of a body whose meaning is that of one of our options."""
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
@@ -38,9 +37,10 @@ _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "store": (False,),
     "tool_choice": ("auto",),
     "parallel_tool_calls": (True,),
-    "logprobs": (False, True),
+    "logprobs": (False,),
 }
-"""Fields that ask for nothing, with these values; none = with any value."""
+"""Fields that ask for nothing, with these values; none = with any value. Log-probabilities are not done: OpenAI tells
+them with the tokens' texts, and here they come with their ids."""
 _FINISH_REASONS = {FinishReason.LENGTH: "length", FinishReason.TOOL_CALLS: "tool_calls"}
 
 
@@ -68,15 +68,21 @@ def openai_item(line: Mapping[str, Any], where: str) -> BatchItem:
             options[_SAME[name]] = value
         elif name in _READERS:
             options |= _READERS[name](value, f"{where}.body.{name}")
-        elif name not in _HARMLESS or (_HARMLESS[name] and value not in _HARMLESS[name]):
+        elif name not in _HARMLESS or not _is_one_of(value, _HARMLESS[name]):
             raise InvalidRequest.of(f"{where}.body.{name}", "is not done here")
-    if fields.get("logprobs") is True:
-        options.setdefault("top_logprobs", 0)
     return BatchItem(prompt, id=str(line["custom_id"]), options=cast("GenerationOptions", options))
 
 
+def _is_one_of(value: object, allowed: tuple[object, ...]) -> bool:
+    # Equal is not enough: to Python, False is 0, and 0 asks for something.
+    return not allowed or any(type(value) is type(one) and value == one for one in allowed)
+
+
 def openai_result(item: BatchJobItem) -> dict[str, Any]:
-    """Return the result line of an item; its id names the item's cursor."""
+    """Return the result line of an item; its id names the item's cursor.
+
+    It is that of a chat completion whatever was asked for: a job does not keep which form its items had.
+    """
     line: dict[str, Any] = {"id": f"batch_req_{item.cursor}", "custom_id": item.id, "response": None, "error": None}
     if item.generation is not None:
         generation = item.generation

@@ -14,12 +14,14 @@ from qwire.client.errors import (
     AdapterNotFound,
     AdapterUnusable,
     Cancelled,
+    Conflict,
     ContextLengthExceeded,
     DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     LimitExceeded,
     ModelNotFound,
+    NotFound,
     Overloaded,
     QwireError,
     ServerError,
@@ -31,12 +33,22 @@ _DETAILS_KEY = "grpc-status-details-bin"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 _ERRORS: dict[grpc.StatusCode, type[QwireError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
-    grpc.StatusCode.NOT_FOUND: ModelNotFound,
+    grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.CANCELLED: Cancelled,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
 }
-_REASONS: dict[str, type[QwireError]] = {"ADAPTER_NOT_FOUND": AdapterNotFound, "ADAPTER_UNUSABLE": AdapterUnusable}
+_REASONS: dict[str, type[QwireError]] = {
+    "MODEL_NOT_FOUND": ModelNotFound,
+    "ADAPTER_NOT_FOUND": AdapterNotFound,
+    "ADAPTER_UNUSABLE": AdapterUnusable,
+    "JOB_NOT_OPEN": Conflict,
+    "JOB_NOT_ENDED": Conflict,
+    "SEAL_MISMATCH": Conflict,
+    "CHUNK_CONFLICT": Conflict,
+    "REQUEST_CONFLICT": Conflict,
+    "ITEM_ID_TAKEN": Conflict,
+}
 """Where the code alone does not tell."""
 _INVALID: dict[str, type[InvalidRequest]] = {"CONTEXT_LENGTH": ContextLengthExceeded, "UNSUPPORTED": Unsupported}
 

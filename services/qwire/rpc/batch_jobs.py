@@ -18,7 +18,7 @@ from qwire.engine.errors import InvalidRequest
 from qwire.rpc.batch_intake import BatchIntake
 from qwire.rpc.batch_job_message import append_response, digest_of, item_message, job_message
 from qwire.rpc.batch_job_request import new_job
-from qwire.rpc.batch_page import page_place, page_size, page_token
+from qwire.rpc.batch_page import number_in, page_place, page_size, page_token
 from qwire.rpc.call import CURRENT_CALL
 from qwire.rpc.config import BatchConfig
 from qwire.rpc.errors import Draining
@@ -124,7 +124,7 @@ class BatchJobService(BatchJobServiceServicer):
             state=_job_state(request.state),
             wanted=request.labels,
             limit=limit + 1,
-            after=JobPage(int(created), job_id) if place else None,
+            after=JobPage(number_in("page_token", created), job_id) if place else None,
         )
         page = found[:limit]
         more = page_token(request, f"{page[-1].created_ns} {page[-1].id}") if len(found) > limit else ""
@@ -177,7 +177,7 @@ class BatchJobService(BatchJobServiceServicer):
             _tenant(),
             _job_id(request.job_id),
             state=_item_state(request.state),
-            after=int(place or 0),
+            after=number_in("page_token", place or 0),
             limit=limit + 1,
         )
         response, size = pb.ListBatchResultsResponse(), 0
@@ -196,7 +196,7 @@ class BatchJobService(BatchJobServiceServicer):
     ) -> AsyncIterator[pb.WatchBatchJobResponse]:
         """Yield outcomes as they land, and the job as it changes."""
         require_known(request)
-        tenant, job_id, cursor = _tenant(), _job_id(request.job_id), request.cursor
+        tenant, job_id, cursor = _tenant(), _job_id(request.job_id), number_in("cursor", request.cursor)
         told: Job | None = None
         told_at = 0.0
         while not self._draining.is_set():

@@ -12,7 +12,8 @@ from qwire.engine.errors import InvalidRequest
 
 MAX_PAGE_SIZE = 1000
 _DEFAULT_PAGE_SIZE = 100
-_FILTER_CHARACTERS = 16
+_DIGEST_CHARACTERS = 16
+_LARGEST = 2**63 - 1  # of the numbers that a store can look for
 
 
 def page_size(asked: int) -> int:
@@ -33,7 +34,7 @@ def page_token(request: Message, place: str) -> str:
         request: The request of a page with the same filter; its fields `page_size` and `page_token` do not matter.
         place: What the store needs to go on.
     """
-    return urlsafe_b64encode(f"{_filter(request)}{place}".encode()).decode()
+    return urlsafe_b64encode(f"{_digest(request, place)}{place}".encode()).decode()
 
 
 def page_place(request: Message, token: str) -> str:
@@ -48,14 +49,31 @@ def page_place(request: Message, token: str) -> str:
         told = urlsafe_b64decode(token.encode()).decode()
     except (binascii.Error, ValueError):
         told = ""
-    if not told.startswith(_filter(request)):
+    digest, place = told[:_DIGEST_CHARACTERS], told[_DIGEST_CHARACTERS:]
+    if not place or digest != _digest(request, place):
         raise InvalidRequest("page_token", "must be the next_page_token of a page with the same filter")
-    return told[_FILTER_CHARACTERS:]
+    return place
 
 
-def _filter(request: Message) -> str:
+def number_in(field: str, value: str | int) -> int:
+    """Return a number that a place or a cursor has.
+
+    Raises:
+        InvalidRequest: No place has such a number. Names the field.
+    """
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= _LARGEST:
+        raise InvalidRequest(field, "was not told by this service")
+    return number
+
+
+def _digest(request: Message, place: str) -> str:
     bare = type(request)()
     bare.CopyFrom(request)
     bare.ClearField("page_size")
     bare.ClearField("page_token")
-    return sha256(bare.SerializeToString(deterministic=True)).hexdigest()[:_FILTER_CHARACTERS]
+    told = bare.SerializeToString(deterministic=True) + place.encode()
+    return sha256(told).hexdigest()[:_DIGEST_CHARACTERS]

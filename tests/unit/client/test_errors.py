@@ -16,12 +16,14 @@ from qwire.client import (
     Cancelled,
     Client,
     ClientOptions,
+    Conflict,
     ContextLengthExceeded,
     DeadlineExceeded,
     FieldViolation,
     InvalidRequest,
     LimitExceeded,
     ModelNotFound,
+    NotFound,
     Overloaded,
     QwireError,
     ServerError,
@@ -44,6 +46,9 @@ _ONCE = ClientOptions(retry=None)
         (_Code.NOT_FOUND, "MODEL_NOT_FOUND", None, ModelNotFound),
         (_Code.NOT_FOUND, "ADAPTER_NOT_FOUND", None, AdapterNotFound),
         (_Code.FAILED_PRECONDITION, "ADAPTER_UNUSABLE", None, AdapterUnusable),
+        (_Code.NOT_FOUND, "JOB_NOT_FOUND", None, NotFound),
+        (_Code.ALREADY_EXISTS, "CHUNK_CONFLICT", None, Conflict),
+        (_Code.FAILED_PRECONDITION, "JOB_NOT_OPEN", None, Conflict),
         (_Code.FAILED_PRECONDITION, "ANYTHING", None, ServerError),
         (_Code.RESOURCE_EXHAUSTED, "OVERLOADED", 1.5, Overloaded),
         (_Code.RESOURCE_EXHAUSTED, "CAPACITY", None, LimitExceeded),
@@ -152,7 +157,7 @@ def test_mangled_details_leave_code_and_message() -> None:
     with (
         FakeServer(failures={"Generate": [failure]}) as server,
         Client(server.target) as client,
-        pytest.raises(ModelNotFound, match="gone") as raised,
+        pytest.raises(NotFound, match="gone") as raised,
     ):
         client.generate("hi")
     assert raised.value.reason == ""

@@ -21,6 +21,7 @@ from qwire.client import (
     TextPrompt,
     TokenPrompt,
 )
+from qwire.client.batch_job_request import Chunks, create_request
 from qwire.client.batch_request import batch_items
 from qwire.client.request import count_request, generation_spec
 from qwire.client.testing import FakeServer
@@ -167,11 +168,27 @@ def test_an_option_that_does_not_exist_is_refused() -> None:
 
 def test_batch_errors_name_the_item() -> None:
     with pytest.raises(InvalidRequest, match=r"^items\[1\]\.spec\.sampling\.top_k: "):
-        batch_items(["a", BatchItem("b", options={"top_k": -1})], {})
+        list(batch_items(["a", BatchItem("b", options={"top_k": -1})], {}))
     with pytest.raises(InvalidRequest, match=r"^items: "):
-        batch_items("ab", {})
+        list(batch_items("ab", {}))
     with pytest.raises(InvalidRequest, match=r"^items\[0\]\.id: "):
-        batch_items([BatchItem("b", id=5)], {})  # pyright: ignore[reportArgumentType]
+        list(batch_items([BatchItem("b", id=5)], {}))  # pyright: ignore[reportArgumentType]
+
+
+def test_errors_of_an_upload_name_the_item_among_all() -> None:
+    items = ["a"] * 700 + [BatchItem("b", id="mine", options={"top_k": -1})]
+    with pytest.raises(InvalidRequest, match=r"^items\[700\]\.spec\.sampling\.top_k: "):
+        list(Chunks("job", items, {}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("labels", {"a": 1}), ("max_attempts", -1), ("request_id", 5), ("retention", 5), ("completion_window", "a day")],
+)
+def test_errors_of_a_job_name_the_field(field: str, value: Any) -> None:
+    options: dict[str, Any] = dict.fromkeys(("request_id", "labels", "completion_window", "retention", "max_attempts"))
+    with pytest.raises(InvalidRequest, match=rf"^{field}: "):
+        create_request(priority=None, **{**options, field: value})
 
 
 def test_tokens_are_not_counted_again() -> None:
