@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
-from typing import Any
 
 from qwire.client.errors import ModelChanged, StreamBroken, StreamTruncated
 from qwire.client.reader import Sequence
@@ -48,6 +47,7 @@ class GenerationReader:
         # What came after the last token belongs to the token that is next: a server that resumes says it again.
         self._ahead: list[generate_pb2.StreamGenerateResponse] = []
         self._repeated: deque[generate_pb2.StreamGenerateResponse] = deque()
+        self._repeated_text, self._repeated_ids = "", list[int]()  # of the prompt, which comes in other pieces
 
     @property
     def generation_id(self) -> str:
@@ -95,7 +95,9 @@ class GenerationReader:
             first = self._sequence.last + 1
         self._sequence.restart(first)
         self._call_started = False
-        self._repeated = deque(self._ahead)
+        self._repeated = deque(one for one in self._ahead if not one.HasField("prompt"))
+        self._repeated_text = "".join(one.prompt.text for one in self._ahead)
+        self._repeated_ids = [token.id for one in self._ahead for token in one.prompt.tokens]
         return rest
 
     def read(self, response: generate_pb2.StreamGenerateResponse) -> StreamEvent | None:
@@ -104,7 +106,8 @@ class GenerationReader:
         kind = response.WhichOneof("event")
         if (kind == "started") == self._call_started or self.finished is not None:
             raise StreamBroken(f"event {kind!r} may not come here", generation_id=self.generation_id)
-        event = None if self._is_repeated(response) else self._event(response)
+        news = self._news(response)
+        event = None if news is None else self._event(news)
         if event is None:
             self._sequence.hide()
         return event
@@ -177,14 +180,41 @@ class GenerationReader:
             )
         return None
 
-    def _is_repeated(self, response: generate_pb2.StreamGenerateResponse) -> bool:
-        if not self._repeated or response.HasField("started"):
-            return False
+    def _news(self, response: generate_pb2.StreamGenerateResponse) -> generate_pb2.StreamGenerateResponse | None:
+        """Return what the reader of the stream does not have yet; None = it has all of it."""
+        if response.HasField("started"):
+            return response
+        if response.HasField("prompt"):
+            return self._prompt_news(response)
+        if self._repeated_text or self._repeated_ids:
+            raise self._contradiction()
+        if not self._repeated:
+            return response
         due = self._repeated.popleft()
-        # Of a prompt the ids have to be the same: its log-probabilities are, but for rounding.
-        if _said(response) != _said(due):
-            raise StreamBroken("the resumed stream says something else than before", generation_id=self.generation_id)
-        return True
+        if (response.delta, response.tool_call) != (due.delta, due.tool_call):
+            raise self._contradiction()
+        return None
+
+    def _prompt_news(self, response: generate_pb2.StreamGenerateResponse) -> generate_pb2.StreamGenerateResponse | None:
+        # The ids have to be the same: log-probabilities are, but for rounding.
+        text, ids = response.prompt.text, [token.id for token in response.prompt.tokens]
+        known_text = min(len(text), len(self._repeated_text))
+        known_ids = min(len(ids), len(self._repeated_ids))
+        if (text[:known_text], ids[:known_ids]) != (self._repeated_text[:known_text], self._repeated_ids[:known_ids]):
+            raise self._contradiction()
+        if not known_text and not known_ids:
+            return response
+        self._repeated_text = self._repeated_text[known_text:]
+        self._repeated_ids = self._repeated_ids[known_ids:]
+        if (known_text, known_ids) == (len(text), len(ids)):
+            return None
+        news = generate_pb2.StreamGenerateResponse(prompt=response.prompt)
+        news.prompt.text = text[known_text:]
+        del news.prompt.tokens[:known_ids]
+        return news
+
+    def _contradiction(self) -> StreamBroken:
+        return StreamBroken("the resumed stream says something else than before", generation_id=self.generation_id)
 
     def _note_tokens(self, response: generate_pb2.StreamGenerateResponse) -> None:
         if not response.delta.tokens:
@@ -202,8 +232,3 @@ class GenerationReader:
             return replace(delta, tokens=()) if delta.text or delta.tool_call_fragments else None
         self._tokens.extend(delta.tokens)
         return delta
-
-
-def _said(response: generate_pb2.StreamGenerateResponse) -> tuple[Any, ...]:
-    prompt = response.prompt
-    return response.delta, response.tool_call, prompt.text, [token.id for token in prompt.tokens]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qwire.client import Delta, Finished, ModelChanged, Started, StreamBroken, ToolCall
@@ -30,6 +32,11 @@ def call(sequence: int, name: str = "f") -> Response:
     return Response(sequence=sequence, tool_call=types_pb2.ToolCall(id="1", name=name))
 
 
+def prompt(sequence: int, text: str, *tokens: int) -> Response:
+    infos = [types_pb2.TokenInfo(id=token, logprob=-sequence) for token in tokens]
+    return Response(sequence=sequence, prompt=types_pb2.GenerationPrompt(text=text, tokens=infos))
+
+
 def finished(sequence: int) -> Response:
     return Response(sequence=sequence, finished=types_pb2.GenerationFinished())
 
@@ -50,6 +57,39 @@ def test_before_the_first_token_the_generation_begins_anew_with_the_same_seed() 
     events = [reader.read(response) for response in (started(1), delta(2, "a", 7), finished(3))]
     assert [type(event) for event in events] == [type(None), Delta, Finished]
     assert reader.generation().text == "a"
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [("ab", 1, 2), ("cde", 3, 4, 5)],
+        [("abcde", 1, 2, 3, 4, 5)],
+        [("", 1), ("a", 2, 3), ("b",), ("cde", 4, 5)],
+        [("abc", 1, 2, 3), ("de", 4, 5)],
+        [("abcd", 1, 2, 3), ("e", 4, 5)],
+    ],
+)
+def test_a_prompt_that_comes_in_other_pieces_is_told_once(pieces: list[tuple[Any, ...]]) -> None:
+    reader = reader_of(started(), prompt(2, "ab", 1), prompt(3, "c", 2, 3))
+    for _ in range(2):
+        reader.rest(REQUEST)
+        reader.read(started(1))
+        for number, piece in enumerate(pieces, 2):
+            reader.read(prompt(number, *piece))
+    reader.read(delta(2 + len(pieces), "a", 7))
+    reader.read(finished(3 + len(pieces)))
+    whole = reader.generation().prompt
+    assert whole.text == "abcde"
+    assert [token.id for token in whole.tokens] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("other", [prompt(2, "ax", 1, 2), prompt(2, "ab", 1, 9), delta(2, "a", 7), finished(2)])
+def test_another_prompt_than_before_is_an_error(other: Response) -> None:
+    reader = reader_of(started(), prompt(2, "ab", 1), prompt(3, "c", 2, 3))
+    reader.rest(REQUEST)
+    reader.read(started(1))
+    with pytest.raises(StreamBroken):
+        reader.read(other)
 
 
 def test_what_came_ahead_of_its_token_is_not_told_twice() -> None:
