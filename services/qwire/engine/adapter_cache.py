@@ -19,6 +19,7 @@ from qwire.telemetry.logging import get_logger
 _logger = get_logger(__name__)
 
 _RETRY_S = 1.0
+_LINE_S = 5.0  # how long others may still begin with an adapter while someone waits for a place: a load costs, too
 
 _Key = tuple[str, Stamp]
 """An adapter whose files change is another one; the old one stays as long as it is used."""
@@ -31,10 +32,12 @@ class _Place:
     Attributes:
         loading: Ends with the adapter, or with why there is none.
         users: Generations that use it or wait for it.
+        is_closed: Whether it takes no more of them, since someone waits for the place.
     """
 
     loading: asyncio.Task[Adapter]
     users: set[object] = field(default_factory=set[object])
+    is_closed: bool = False
 
     @property
     def is_loaded(self) -> bool:
@@ -78,12 +81,7 @@ class AdapterCache:
         """
         source = await asyncio.to_thread(self._folder.find, adapter_id)
         key = adapter_id, source.stamp
-        while (place := self._places.get(key)) is None:
-            if len(self._places) < self._capacity or self._evict():
-                place = self._places[key] = _Place(asyncio.create_task(self._loaded(source)))
-                place.loading.add_done_callback(lambda task: self._settle(key, task))
-                break
-            await self._wait()
+        place = self._place(key, source) or await self._wait(key, source)
         self._places.move_to_end(key)
         place.users.add(user)
         self._lent[user] = place
@@ -151,13 +149,41 @@ class AdapterCache:
                 return True
         return False
 
-    async def _wait(self) -> None:
-        """Wait until there may be room."""
+    def _place(self, key: _Key, source: AdapterSource) -> _Place | None:
+        """Return the adapter's place, or one that is free; None = there is none, or it is closed."""
+        place = self._places.get(key)
+        if place is None and (len(self._places) < self._capacity or self._evict()):
+            place = self._places[key] = _Place(asyncio.create_task(self._loaded(source)))
+            place.loading.add_done_callback(lambda task: self._settle(key, task))
+        return None if place is None or place.is_closed else place
+
+    async def _wait(self, key: _Key, source: AdapterSource) -> _Place:
+        """Wait for a place. After a while one is closed, so that steady traffic on those in memory ends somewhere."""
         if self._waiting >= self._max_waiting:
             raise QueueFull(_RETRY_S)
         self._waiting += 1
-        self._freed.clear()
+        timeout_s: float | None = _LINE_S
         try:
-            await self._freed.wait()
+            while (place := self._place(key, source)) is None:
+                self._freed.clear()
+                began_s = time.monotonic()
+                try:
+                    async with asyncio.timeout(timeout_s):
+                        await self._freed.wait()
+                except TimeoutError:
+                    timeout_s = None
+                    self._close_one()
+                else:
+                    timeout_s = timeout_s and max(0.0, timeout_s - (time.monotonic() - began_s))
+            return place
         finally:
             self._waiting -= 1
+            if self._waiting == 0:
+                for place in self._places.values():
+                    place.is_closed = False
+
+    def _close_one(self) -> None:
+        """Close the least recently used place that is open, if any is."""
+        place = next((one for one in self._places.values() if not one.is_closed), None)
+        if place is not None:
+            place.is_closed = True

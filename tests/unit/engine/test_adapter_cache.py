@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from qwire.engine import adapter_cache
 from qwire.engine.adapter import Adapter
 from qwire.engine.adapter_cache import AdapterCache
 from qwire.engine.adapter_folder import AdapterFolder, AdapterSource
@@ -102,6 +103,25 @@ async def test_one_that_is_used_stays_and_others_wait(folder: Folder):
     cache.release("2")
     assert [(await task).adapter_id for task in waiting] == ["c", "d"]
     assert await loaded(cache) == ["c", "d"]
+
+
+async def test_steady_traffic_on_others_keeps_nobody_out(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adapter_cache, "_LINE_S", 0.3)
+    cache = folder.cache(capacity=2, max_waiting=20)
+    served = dict.fromkeys("abc", 0)
+
+    async def ask_for_ever(name: str, number: int) -> None:
+        while min(served.values()) < 3:
+            await cache.acquire(name, (name, number))
+            await asyncio.sleep(0.1)
+            cache.release((name, number))
+            served[name] += 1
+
+    async with asyncio.timeout(15), asyncio.TaskGroup() as group:
+        for number, name in enumerate("aaaaaaaabbbbbbbbc"):  # so many that somebody always uses a and b
+            group.create_task(ask_for_ever(name, number))
+            await asyncio.sleep(0.02)
+    assert await cache.acquire("d", "d")  # nobody waits, and everything is open again
 
 
 async def test_one_who_waits_can_leave(folder: Folder):
