@@ -76,8 +76,10 @@ def _batch_deployment(config: AppConfig) -> serve.Deployment:
 
 
 def _replica_deployment(model: ModelSettings, grace_s: float) -> serve.Deployment:
-    settings = model.replicas
-    most = model.engine.max_running + model.engine.max_waiting + model.engine.reserved_waiting
+    settings, engine = model.replicas, model.engine
+    most = engine.max_running + engine.max_waiting + engine.reserved_waiting
+    if engine.adapters_dir is not None:
+        most += engine.max_waiting  # who waits for an adapter is in another line
     return serve.deployment(
         name=f"model-{model.served_id}",
         max_ongoing_requests=most + _HEADROOM,
