@@ -31,10 +31,11 @@ class PostgresServer:
         self._programs = Path(spec.origin).parent / "pginstall" / "bin"
         self._folder = folder
         self._options = f"-c listen_addresses='' -c fsync={'on' if syncs else 'off'} -k {folder}"
-        self._account = None
+        self._prefix: tuple[str, ...] = ()
         if os.geteuid() == 0:
-            self._account = _ACCOUNT
-            shutil.chown(folder, self._account)
+            # Not `subprocess`'s `user`: that forks in the Python way, in which gRPC's threads can crash the child.
+            self._prefix = ("runuser", "-u", _ACCOUNT, "--")
+            shutil.chown(folder, _ACCOUNT)
         self._run("initdb", "--username=qwire", "--auth=trust", "--encoding=UTF8", "--no-sync")
 
     @property
@@ -51,10 +52,8 @@ class PostgresServer:
         self._run("pg_ctl", "stop", "--mode=immediate")
 
     def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self._programs / program), "--pgdata", str(self._folder / "data"), *arguments]
-        subprocess.run(
-            command, user=self._account, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=120
-        )
+        command = [*self._prefix, str(self._programs / program), "--pgdata", str(self._folder / "data"), *arguments]
+        subprocess.run(command, cwd=self._folder, check=True, stdout=subprocess.DEVNULL, timeout=120)
 
 
 @contextmanager
