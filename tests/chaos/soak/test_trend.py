@@ -65,9 +65,20 @@ def test_samples_that_resemble_each_other_count_for_less() -> None:
         ([40 + at // 4 for at in range(25)], Verdict.MISS),
         ([40, 60] * 5, Verdict.PASS),
         ([74] * 12 + [70] * 13, Verdict.PASS),
+        ([43] * 6 + [44] * 3 + [45] * 16, Verdict.PASS),
+        ([43] * 6 + [44] * 10 + [45] * 9, Verdict.MISS),
         ([40, 60, 40, 60, 40, 60, 40, 61, 40, 62], Verdict.UNDECIDED),
     ],
-    ids=["constant", "to and fro", "one more every four minutes", "far to and fro", "a step down", "noise"],
+    ids=[
+        "constant",
+        "to and fro",
+        "one more every four minutes",
+        "far to and fro",
+        "a step down",
+        "steps, then flat",
+        "steps",
+        "noise",
+    ],
 )
 def test_a_count_must_not_grow_by_one(counts: list[int], verdict: Verdict) -> None:
     assert Trend.of(MINUTES[: len(counts)], counts).count_verdict() is verdict

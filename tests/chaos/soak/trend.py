@@ -68,14 +68,15 @@ class Trend:
         return Verdict.MISS if low > limit else Verdict.UNDECIDED
 
     def count_verdict(self) -> Verdict:
-        """Judge a count, which must be flat: it grew by one or more from the first sample to the last = it is not.
+        """Judge a count, which must be flat: by the line, it grew by less than one from the first sample to the last.
 
-        Counts change in steps, downwards too, of which a line says little. What grows is higher later than ever before.
+        Counts change in steps, of which a line says little: it is flat as well where it is never higher in the second
+        half than it was in the first, as what goes on growing is.
         """
         low, high = (self.slope - self.margin) * self.hours, (self.slope + self.margin) * self.hours
-        if low > 0 and high >= 1:
-            return Verdict.MISS
-        return Verdict.PASS if high < 1 or self.highs[1] <= self.highs[0] else Verdict.UNDECIDED
+        if high < 1 or self.highs[1] <= self.highs[0]:
+            return Verdict.PASS
+        return Verdict.MISS if low > 0 else Verdict.UNDECIDED
 
 
 def _student(freedom: float) -> float:
