@@ -20,6 +20,7 @@ from typing import Any
 from typing_extensions import override
 
 _STEP_S, _RECORD = "QWIRE_BENCH_STEP_S", "QWIRE_BENCH_RECORD"
+_ROOT = Path(__file__).parents[2]
 _RUNNER = "qwire.engine.runner"
 
 
@@ -31,7 +32,12 @@ def runtime_env(step_s: float, record: Path) -> dict[str, Any]:
         record: Takes a line for each step: when it ended, by the system's monotonic clock, and whom it was for.
     """
     hook = f"{__name__}.{slow_down.__name__}"
-    return {"worker_process_setup_hook": hook, "env_vars": {_STEP_S: str(step_s), _RECORD: str(record)}}
+    # The hook runs before Ray tells a worker where the driver finds its modules.
+    path = os.pathsep.join((str(_ROOT), *filter(None, (os.environ.get("PYTHONPATH"),))))  # noqa: TID251 - a worker's is made of it
+    return {
+        "worker_process_setup_hook": hook,
+        "env_vars": {_STEP_S: str(step_s), _RECORD: str(record), "PYTHONPATH": path},
+    }
 
 
 def slow_down() -> None:

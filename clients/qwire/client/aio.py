@@ -81,6 +81,7 @@ class AsyncClient:
             lambda: self._control(None),
             self._options.model,
             lambda: Watch(self._options.resume, lambda: self._closed),
+            self._repeating.pause,
         )
 
     async def __aenter__(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, TypeVar, Unpack
@@ -38,6 +38,7 @@ class AsyncBatchJobs:
         timeout_s: Returns how long a call may take, or raises where the client is closed.
         model: The model of items that name none.
         watch: Makes what decides how long a broken watch is gone on with.
+        pause: Waits before another attempt after an error, or raises Cancelled where the client is closed meanwhile.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class AsyncBatchJobs:
         timeout_s: Callable[[], float | None],
         model: str,
         watch: Callable[[], Watch],
+        pause: Callable[[float, grpc.RpcError], Awaitable[None]],
     ) -> None:
         self._stub = BatchJobServiceStub(channel)
         self._timeout_s = timeout_s
         self._model = model
         self._watch = watch
+        self._pause = pause
 
     async def create(
         self,
@@ -193,7 +196,7 @@ class AsyncBatchJobs:
                         yield job
                         watch.seen(job)
             except grpc.RpcError as error:
-                wait_s = watch.wait_s(error)
+                await self._pause(watch.wait_s(error), error)
             except asyncio.CancelledError:
                 if task_is_cancelled():
                     raise
@@ -203,7 +206,6 @@ class AsyncBatchJobs:
                 return
             finally:
                 call.cancel()
-            await asyncio.sleep(wait_s)
 
     async def _ask(self, method: Any, request: Any) -> Any:
         return await ask(method, request, self._timeout_s())

@@ -53,7 +53,7 @@ class AsyncRepeatingCalls:
             except grpc.RpcError as error:
                 if self._closing.is_set():
                     raise error_from_rpc(error) from error
-                await self._wait(repetition.wait_s(error), error)
+                await self.pause(repetition.wait_s(error), error)
             except asyncio.CancelledError:
                 call.cancel()
                 if task_is_cancelled():
@@ -63,7 +63,12 @@ class AsyncRepeatingCalls:
                 self._answered = True
                 return response
 
-    async def _wait(self, seconds: float, error: grpc.RpcError) -> None:
+    async def pause(self, seconds: float, error: grpc.RpcError) -> None:
+        """Wait before another attempt after an error.
+
+        Raises:
+            Cancelled: The client was closed meanwhile.
+        """
         try:
             async with asyncio.timeout(seconds):
                 await self._closing.wait()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
@@ -38,6 +37,7 @@ class BatchJobs:
         timeout_s: Returns how long a call may take, or raises where the client is closed.
         model: The model of items that name none.
         watch: Makes what decides how long a broken watch is gone on with.
+        pause: Waits before another attempt after an error, or raises Cancelled where the client is closed meanwhile.
     """
 
     def __init__(
@@ -46,11 +46,13 @@ class BatchJobs:
         timeout_s: Callable[[], float | None],
         model: str,
         watch: Callable[[], Watch],
+        pause: Callable[[float, grpc.RpcError], None],
     ) -> None:
         self._stub = BatchJobServiceStub(channel)
         self._timeout_s = timeout_s
         self._model = model
         self._watch = watch
+        self._pause = pause
 
     def create(
         self,
@@ -193,13 +195,12 @@ class BatchJobs:
                         yield job
                         watch.seen(job)
             except grpc.RpcError as error:
-                wait_s = watch.wait_s(error)
+                self._pause(watch.wait_s(error), error)
             else:
                 watch.end()
                 return
             finally:
                 call.cancel()
-            time.sleep(wait_s)
 
     def _ask(self, method: Any, request: Any) -> Any:
         try:

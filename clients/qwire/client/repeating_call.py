@@ -50,11 +50,19 @@ class RepeatingCalls:
             except grpc.RpcError as error:
                 if self._closing.is_set():
                     raise error_from_rpc(error) from error
-                if self._closing.wait(repetition.wait_s(error)):
-                    raise closed() from error
+                self.pause(repetition.wait_s(error), error)
             else:
                 self._answered = True
                 return response
+
+    def pause(self, seconds: float, error: grpc.RpcError) -> None:
+        """Wait before another attempt after an error.
+
+        Raises:
+            Cancelled: The client was closed meanwhile.
+        """
+        if self._closing.wait(seconds):
+            raise closed() from error
 
     def close(self) -> None:
         """Have those that wait for their next attempt end as Cancelled. Idempotent."""

@@ -80,6 +80,7 @@ class Client:
             lambda: self._control(None),
             self._options.model,
             lambda: Watch(self._options.resume, lambda: self._closed),
+            self._repeating.pause,
         )
 
     def __enter__(self) -> Self:

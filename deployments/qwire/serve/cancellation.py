@@ -22,7 +22,8 @@ class Cancellations:
     def __init__(self, replicas: ReplicaHandle) -> None:
         self._replicas = replicas
         self._live = set[str]()
-        self._cancelled = set[str]()  # of those, the ones that no replica knew
+        self._looking = set[str]()  # of those, the ones of which no replica has said anything since they were lost
+        self._cancelled = set[str]()
         self._taking_back = set[asyncio.Task[None]]()
 
     @contextmanager
@@ -33,16 +34,26 @@ class Cancellations:
             yield
         finally:
             self._live.discard(request_id)
+            self._looking.discard(request_id)
             self._cancelled.discard(request_id)
 
-    def check(self, request_id: str) -> None:
-        """Pass a generation that was not cancelled while no replica had it.
+    def looks(self, request_id: str) -> None:
+        """Take note that a generation looks for a replica.
 
         Raises:
-            GenerationCancelled: It was.
+            GenerationCancelled: It is cancelled.
         """
-        if request_id in self._cancelled:
-            raise GenerationCancelled
+        self._looking.add(request_id)
+        self._check(request_id)
+
+    def goes_on(self, request_id: str) -> None:
+        """Take note that a replica has said something of it.
+
+        Raises:
+            GenerationCancelled: It is cancelled.
+        """
+        self._looking.discard(request_id)
+        self._check(request_id)
 
     async def cancel(self, request_id: str, *, only_waiting: bool) -> bool:
         """Cancel on whichever replica has it. See `Engine.cancel`.
@@ -55,7 +66,9 @@ class Cancellations:
             found, missing = any(answers.values), answers.missing > 0
         except EngineUnavailable:
             found, missing = False, True
-        if not found and not only_waiting and request_id in self._live:
+        known = not only_waiting and request_id in self._live
+        if known and (found or request_id in self._looking):
+            # Whoever was found may be a replica that this side has lost, and the generation be on its way elsewhere.
             self._cancelled.add(request_id)
             return True
         if not found and missing:
@@ -77,3 +90,7 @@ class Cancellations:
     async def _take_back(self, request_id: str) -> None:
         with suppress(EngineUnavailable):
             await self.cancel(request_id, only_waiting=True)
+
+    def _check(self, request_id: str) -> None:
+        if request_id in self._cancelled:
+            raise GenerationCancelled

@@ -88,12 +88,12 @@ class RemoteEngine:
         left: frozenset[str] = frozenset()
         for number in count(1):
             route = Route(lost=patience.lost_replicas | left)
-            self._cancellations.check(envelope.request_id)
+            self._cancellations.looks(envelope.request_id)
             try:
                 with self._recorder.attempt(envelope, number, received.output_token_ids, EngineUnavailable, route):
                     async with aclosing(self._attempt(received.rest(), route, patience)) as chunks:
                         async for chunk in chunks:
-                            self._cancellations.check(envelope.request_id)
+                            self._cancellations.goes_on(envelope.request_id)
                             patience.renew()
                             news = received.add(chunk)
                             if news is not None:
@@ -106,6 +106,7 @@ class RemoteEngine:
             except ModelReplaced:
                 raise  # another model would go on with another text
             except EngineUnavailable as lost:
+                self._cancellations.looks(envelope.request_id)
                 await self._wait(patience, lost, route, envelope)
                 request_id, tokens = envelope.request_id, len(received.output_token_ids)
                 log.warning(
@@ -161,7 +162,7 @@ class RemoteEngine:
         looked_at = time.monotonic()
         try:
             while not first.done():
-                self._cancellations.check(envelope.request_id)
+                self._cancellations.looks(envelope.request_id)
                 deadline_s = _left_s(envelope.deadline_unix_ns)
                 left_s = deadline_s if route.replica else min(deadline_s, patience.left_s)
                 if left_s <= 0:

@@ -19,7 +19,7 @@ from qwire.telemetry.logging import get_logger
 _logger = get_logger(__name__)
 
 _RETRY_S = 1.0
-_LINE_S = 5.0  # how long others may still begin with an adapter while someone waits for a place: a load costs, too
+_LINE_S = 5.0  # how long others may still begin with what is in memory while someone waits: a load costs, too
 
 _Key = tuple[str, Stamp]
 """An adapter whose files change is another one; the old one stays as long as it is used."""
@@ -45,6 +45,17 @@ class _Place:
         return self.loading.done() and not self.loading.cancelled() and self.loading.exception() is None
 
 
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    """Someone in line for a place.
+
+    Attributes:
+        closed: Places that take nobody new until it has one.
+    """
+
+    closed: list[_Place] = field(default_factory=list[_Place])
+
+
 class AdapterCache:
     """Lends adapters to generations. Belongs to one event loop.
 
@@ -64,7 +75,7 @@ class AdapterCache:
         self._max_waiting = max_waiting
         self._places: OrderedDict[_Key, _Place] = OrderedDict()  # the least recently used first
         self._lent: dict[object, _Place] = {}
-        self._waiting = 0
+        self._line: list[_Waiter] = []
         self._freed = asyncio.Event()
 
     async def acquire(self, adapter_id: str, user: object) -> Adapter:
@@ -81,7 +92,7 @@ class AdapterCache:
         """
         source = await asyncio.to_thread(self._folder.find, adapter_id)
         key = adapter_id, source.stamp
-        place = self._place(key, source) or await self._wait(key, source)
+        place = self._place(key, source, is_first=not self._line) or await self._wait(key, source)
         self._places.move_to_end(key)
         place.users.add(user)
         self._lent[user] = place
@@ -149,41 +160,39 @@ class AdapterCache:
                 return True
         return False
 
-    def _place(self, key: _Key, source: AdapterSource) -> _Place | None:
-        """Return the adapter's place, or one that is free; None = there is none, or it is closed."""
+    def _place(self, key: _Key, source: AdapterSource, *, is_first: bool) -> _Place | None:
+        """Return the adapter's place, or for the first in line one that is free; None = it has to wait."""
         place = self._places.get(key)
-        if place is None and (len(self._places) < self._capacity or self._evict()):
+        if place is None and is_first and (len(self._places) < self._capacity or self._evict()):
             place = self._places[key] = _Place(asyncio.create_task(self._loaded(source)))
             place.loading.add_done_callback(lambda task: self._settle(key, task))
         return None if place is None or place.is_closed else place
 
     async def _wait(self, key: _Key, source: AdapterSource) -> _Place:
-        """Wait for a place. After a while one is closed, so that steady traffic on those in memory ends somewhere."""
-        if self._waiting >= self._max_waiting:
+        """Wait in line. Places are closed meanwhile, one by one, so that steady traffic on what is in memory ends."""
+        if len(self._line) >= self._max_waiting:
             raise QueueFull(_RETRY_S)
-        self._waiting += 1
-        timeout_s: float | None = _LINE_S
+        waiter, closes_at_s = _Waiter(), time.monotonic() + _LINE_S
+        self._line.append(waiter)
         try:
-            while (place := self._place(key, source)) is None:
+            while (place := self._place(key, source, is_first=self._line[0] is waiter)) is None:
                 self._freed.clear()
-                began_s = time.monotonic()
                 try:
-                    async with asyncio.timeout(timeout_s):
+                    async with asyncio.timeout(closes_at_s - time.monotonic()):
                         await self._freed.wait()
                 except TimeoutError:
-                    timeout_s = None
-                    self._close_one()
-                else:
-                    timeout_s = timeout_s and max(0.0, timeout_s - (time.monotonic() - began_s))
+                    self._close_one(waiter)
+                    closes_at_s = time.monotonic() + _LINE_S
             return place
         finally:
-            self._waiting -= 1
-            if self._waiting == 0:
-                for place in self._places.values():
-                    place.is_closed = False
+            self._line.remove(waiter)
+            for closed in waiter.closed:
+                closed.is_closed = False
+            self._freed.set()
 
-    def _close_one(self) -> None:
+    def _close_one(self, waiter: _Waiter) -> None:
         """Close the least recently used place that is open, if any is."""
         place = next((one for one in self._places.values() if not one.is_closed), None)
         if place is not None:
             place.is_closed = True
+            waiter.closed.append(place)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
+from itertools import repeat
 from typing import Any
 
 import pytest
 
-from qwire.client import AsyncClient, Cancelled, ClientOptions, ResumeOptions
-from qwire.client.testing import Answer, FakeServer
+from qwire.client import AsyncClient, Cancelled, Client, ClientOptions, ResumeOptions
+from qwire.client.testing import Answer, Failure, FakeServer
 
 _SLOW = Answer(text="one two three", delay_s=60)
 
+_LOST = Failure(reason="")
+_SLOWLY = ClientOptions(resume=ResumeOptions(initial_backoff_s=50, max_backoff_s=50), retry=None)
 _TENANT = ClientOptions(tenant="somebody")  # an interceptor, behind which gRPC ends calls in its own way
 
 _Use = Callable[[AsyncClient], Coroutine[Any, Any, object]]
@@ -52,6 +56,27 @@ async def test_what_is_open_ends_as_cancelled(use: str, options: ClientOptions) 
         assert not task.cancelled()
 
 
+async def test_a_watch_that_waits_for_its_next_attempt_ends_as_cancelled() -> None:
+    with FakeServer(failures={"WatchBatchJob": repeat(_LOST)}) as server:
+        client = AsyncClient(server.target, _SLOWLY)
+        job = await client.jobs.create()
+        watch = client.jobs.watch(job.id)
+        task = asyncio.ensure_future(anext(watch))
+        await asyncio.sleep(0.5)
+        await client.close()
+        with pytest.raises(Cancelled):
+            await asyncio.wait_for(task, 20)
+
+
+def test_a_watch_that_waits_for_its_next_attempt_ends_as_cancelled_in_threads_too() -> None:
+    with FakeServer(failures={"WatchBatchJob": repeat(_LOST)}) as server:
+        client = Client(server.target, _SLOWLY)
+        job = client.jobs.create()
+        threading.Timer(0.5, client.close).start()
+        with pytest.raises(Cancelled):
+            list(client.jobs.watch(job.id))
+
+
 @pytest.mark.parametrize("options", [ClientOptions(), _TENANT], ids=["plain", "with a tenant"])
 async def test_a_stream_whose_reader_was_given_up_says_that_it_is_cancelled(options: ClientOptions) -> None:
     with FakeServer(answers=[_SLOW]) as server:
@@ -65,10 +90,9 @@ async def test_a_stream_whose_reader_was_given_up_says_that_it_is_cancelled(opti
 
 
 async def test_a_stream_given_up_between_two_attempts_makes_no_other_one() -> None:
-    slow = ClientOptions(resume=ResumeOptions(initial_backoff_s=50, max_backoff_s=50), retry=None)
     answer = Answer(text="one two three", drop_after=(1,))
     with FakeServer(answers=[answer]) as server:
-        async with AsyncClient(server.target, slow) as client:
+        async with AsyncClient(server.target, _SLOWLY) as client:
             stream = client.stream("hi")
             await anext(stream)
             with pytest.raises(TimeoutError):

@@ -108,7 +108,7 @@ async def test_one_that_is_used_stays_and_others_wait(folder: Folder):
 async def test_steady_traffic_on_others_keeps_nobody_out(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adapter_cache, "_LINE_S", 0.3)
     cache = folder.cache(capacity=2, max_waiting=20)
-    served = dict.fromkeys("abc", 0)
+    served = dict.fromkeys("abcd", 0)
 
     async def ask_for_ever(name: str, number: int) -> None:
         while min(served.values()) < 3:
@@ -118,10 +118,35 @@ async def test_steady_traffic_on_others_keeps_nobody_out(folder: Folder, monkeyp
             served[name] += 1
 
     async with asyncio.timeout(15), asyncio.TaskGroup() as group:
-        for number, name in enumerate("aaaaaaaabbbbbbbbc"):  # so many that somebody always uses a and b
+        for number, name in enumerate("aaaaaaaabbbbbbbbcd"):  # so many that somebody always uses a and b
             group.create_task(ask_for_ever(name, number))
             await asyncio.sleep(0.02)
-    assert await cache.acquire("d", "d")  # nobody waits, and everything is open again
+    assert await cache.acquire("e", "e")  # nobody waits, and everything is open again
+
+
+async def test_what_was_closed_for_one_who_left_is_open_for_others(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(adapter_cache, "_LINE_S", 0.05)
+    cache = folder.cache(capacity=1, max_waiting=4)
+    await cache.acquire("a", "1")
+    closes = await started(cache.acquire("b", "b"))
+    again = await started(cache.acquire("a", "2"))
+    assert not again.done()
+    closes.cancel()
+    await asyncio.wait({closes})
+    assert (await asyncio.wait_for(again, 20)).adapter_id == "a"
+    assert folder.loads == ["a"]
+
+
+async def test_who_comes_later_does_not_go_first(folder: Folder):
+    cache = folder.cache(capacity=1, max_waiting=4)
+    await cache.acquire("a", "1")
+    first = await started(cache.acquire("b", "b"))
+    cache.release("1")
+    later = asyncio.ensure_future(cache.acquire("c", "c"))
+    assert (await first).adapter_id == "b"
+    assert not (await started(later)).done()
+    cache.release("b")
+    assert (await later).adapter_id == "c"
 
 
 async def test_one_who_waits_can_leave(folder: Folder):

@@ -32,9 +32,10 @@ def engine_of(replicas: object) -> RemoteEngine:
 class Dying:
     """A replica that dies under its first call, and others that say how they cancel."""
 
-    def __init__(self, missing: int = 0) -> None:
+    def __init__(self, missing: int = 0, *, found: bool = False) -> None:
         self.calls = 0
         self._missing = missing
+        self.found = found
 
     async def stream(self, _method: str, request: TokenRequest, *_: Any, **__: Any) -> AsyncGenerator[Any, None]:
         self.calls += 1
@@ -44,14 +45,16 @@ class Dying:
             yield chunk
 
     async def broadcast(self, method: str, *_: Any, **__: Any) -> Answers:
-        return Answers([False if method == "cancel" else "replica"], missing=self._missing)
+        return Answers([self.found if method == "cancel" else "replica"], missing=self._missing)
 
 
-@pytest.mark.parametrize("missing", [0, 1])
+@pytest.mark.parametrize(("missing", "found"), [(0, False), (1, False), (0, True)])
 async def test_one_that_looks_for_a_replica_is_cancelled_where_it_looks(
-    monkeypatch: pytest.MonkeyPatch, missing: int
+    monkeypatch: pytest.MonkeyPatch,
+    missing: int,
+    found: bool,  # noqa: FBT001
 ) -> None:
-    replicas = Dying(missing)
+    replicas = Dying(missing, found=found)  # who finds it may be the one that was lost, and lives
     engine = engine_of(replicas)
     waits = asyncio.Event()
 
@@ -78,6 +81,7 @@ async def test_one_that_looks_for_a_replica_is_cancelled_where_it_looks(
     assert await cancelling
     assert tokens == [7, 8, 9]
     assert replicas.calls == 1
+    replicas.found = False
     if missing:
         with pytest.raises(EngineUnavailable):
             await engine.cancel("id")
