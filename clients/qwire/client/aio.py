@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Self, Unpack
 from weakref import WeakSet
 
 import grpc
@@ -37,9 +37,6 @@ from qwire.v1.batch_pb2_grpc import BatchServiceStub
 from qwire.v1.generate_pb2_grpc import GenerateServiceStub
 from qwire.v1.health_pb2_grpc import HealthServiceStub
 from qwire.v1.model_pb2_grpc import ModelServiceStub
-
-RequestT = TypeVar("RequestT")
-ResponseT = TypeVar("ResponseT")
 
 
 class AsyncClient:

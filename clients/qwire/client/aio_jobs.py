@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import grpc
 import grpc.aio
@@ -20,8 +20,6 @@ from qwire.client.repetition import closed
 from qwire.client.watch import Watch
 from qwire.v1 import batch_job_pb2 as pb
 from qwire.v1.batch_job_pb2_grpc import BatchJobServiceStub
-
-ResponseT = TypeVar("ResponseT")
 
 
 class AsyncBatchJobs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 import grpc
 
@@ -17,8 +17,6 @@ from qwire.client.status import error_from_rpc
 from qwire.client.watch import Watch
 from qwire.v1 import batch_job_pb2 as pb
 from qwire.v1.batch_job_pb2_grpc import BatchJobServiceStub
-
-ResponseT = TypeVar("ResponseT")
 
 
 class BatchJobs:
