@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ class ReplicaHandle:
         Raises:
             EngineUnavailable: No replica runs, or none of them answered in time.
         """
+        ends_at_s = time.monotonic() + timeout_s
         with _our_errors():
             async with asyncio.timeout(timeout_s):
                 response = self._control.broadcast(method, *args)
@@ -88,7 +90,7 @@ class ReplicaHandle:
                 calls = await response._fetch_replica_results_async()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         answers = [asyncio.ensure_future(call.get_async()) for call in calls]
         try:
-            await asyncio.wait(answers, timeout=timeout_s)
+            await asyncio.wait(answers, timeout=max(0.0, ends_at_s - time.monotonic()))
         finally:
             for call, answer in zip(calls, answers, strict=True):
                 if not answer.done():
