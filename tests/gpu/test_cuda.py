@@ -9,12 +9,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from qwire.engine.attention_check import TOLERANCE, deviation
 from qwire.engine.config import EngineConfig
+from qwire.engine.flash_attention import PAGE_TOKENS, FlashAttention, unmet_demand
+from qwire.engine.kv_pool import KVShape
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.checkpoint import Checkpoint
+from tests.support.log_lines import collected_log_lines
 from tests.support.peft_adapter import greedy, with_adapter, write_adapter
 
 pytestmark = [
@@ -106,6 +111,34 @@ async def test_every_quantization_generates_in_half_precision(
     results = await outputs(checkpoint, prompts, quantization=quantization)
     assert all(len(output) == OUTPUT_TOKENS or output[-1] == EOS for output in results)
     assert len({tuple(output) for output in results}) > len(prompts) // 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "kv_heads", "head_size"), [(14, 2, 64), (28, 4, 128), (16, 8, 128)])
+def test_flash_attention_is_torchs(heads: int, kv_heads: int, head_size: int, dtype: torch.dtype) -> None:
+    shape = KVShape(layers=2, kv_heads=kv_heads, head_size=head_size, dtype=dtype, device=torch.device("cuda"))
+    assert unmet_demand(shape, PAGE_TOKENS) is None
+    assert deviation(FlashAttention(varlen_attn), shape, heads, PAGE_TOKENS) <= TOLERANCE
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+async def test_replayed_steps_write_what_computed_ones_write(
+    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
+) -> None:
+    options: dict[str, Any] = {"quantization": quantization, "max_running": 6}
+    computed = await outputs(checkpoint, prompts, decode_graphs=False, **options)
+    with collected_log_lines() as lines:
+        assert await outputs(checkpoint, prompts, **options) == computed
+    assert not lines.of("flash_attention_unavailable")
+    assert not lines.of("decode_graphs_unavailable")
+
+
+async def test_small_pages_are_read_by_torch(checkpoint: Checkpoint, prompts: list[tuple[int, ...]]) -> None:
+    with collected_log_lines() as lines:
+        results = await outputs(checkpoint, prompts, page_tokens=16)
+    assert all(len(output) == OUTPUT_TOKENS or output[-1] == EOS for output in results)
+    (line,) = lines.of("flash_attention_unavailable")
+    assert "page_tokens is 16" in line["reason"]
 
 
 async def test_memory_is_the_devices(checkpoint: Checkpoint) -> None:

@@ -25,9 +25,10 @@ def forced_logits(
     @torch.inference_mode()
     def logits(document: list[int]) -> Iterator[Tensor]:
         tokens = len(document)
-        pool = KVPool(loaded.kv_shape, pages=1, page_tokens=tokens)
+        pages = tuple(range(-(-tokens // loaded.page_tokens)))
+        pool = KVPool(loaded.kv_shape, len(pages), loaded.page_tokens)
         ids, positions = (torch.tensor(values, device=loaded.device) for values in (document, range(tokens)))
-        batch = RaggedBatch(pool, [Segment((0,), 0, tokens)], loaded.paged_attention)
+        batch = RaggedBatch(pool, [Segment(pages, 0, tokens)], loaded.paged_attention)
         hidden = loaded.decoder.hidden(ids, positions, batch, AdapterRows((), loaded.device))
         for part in hidden.split(rows):
             yield loaded.decoder.logits(part).cpu()

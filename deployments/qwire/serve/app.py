@@ -10,6 +10,7 @@ from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
 
+from qwire.engine.config import PAGE_TOKENS
 from qwire.serve.autoscaling import ScalingLimits
 from qwire.serve.batch_worker import BatchWorker
 from qwire.serve.config import AppConfig, ModelSettings
@@ -100,7 +101,7 @@ def _routing(model: ModelSettings) -> RequestRouterConfig:
         "request_router_kwargs": {
             "by_prefix": model.replicas.routing == "prefix",
             "slack": model.replicas.prefix_slack,
-            "page_tokens": model.engine.page_tokens,
+            "page_tokens": model.engine.page_tokens or PAGE_TOKENS,
         },
     }
     return RequestRouterConfig(**options)

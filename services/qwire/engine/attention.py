@@ -16,12 +16,12 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from qwire.engine.kv_pool import KeysAndValues, KVPool
-from qwire.engine.paged_attention import PagedAttention, Pieces
+from qwire.engine.paged_attention import PagedAttention
 from qwire.engine.segment import Segment
 
 
 class RaggedBatch:
-    """The packed tokens of a step: where their keys and values go, and what they see.
+    """See `qwire.engine.paged_attention.StepAttention`: where keys and values go, and what each token sees.
 
     What is the same for all layers is made once, here.
 
@@ -34,12 +34,11 @@ class RaggedBatch:
     def __init__(self, pool: KVPool, segments: list[Segment], paged: PagedAttention | None = None) -> None:
         device = pool.shape.device
         self._pool = pool
+        self._paged = None if paged is None else paged.batch(pool, segments)
+        if self._paged is not None:
+            return
         slots = [slot for segment in segments for slot in segment.slots(pool.page_tokens)]
         self._slots = torch.tensor(slots, device=device)
-        self._paged = paged
-        if paged is not None:
-            self._pieces = Pieces.of(segments, self._slots)
-            return
         self._placed = [(end - segment.length, segment) for end, segment in zip(_ends(segments), segments, strict=True)]
         self._masks = [_mask(segment, pool) for segment in segments]
         self._runs = [pool.run(segment.pages[0], segment.end) if segment.is_run else None for segment in segments]
@@ -51,22 +50,9 @@ class RaggedBatch:
         self._gathered = _views(self._buffer, scattered) if self._buffer else []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
-        """Store the new keys and values of each sequence and attend to all that it has.
-
-        Args:
-            layer: Index of the layer.
-            query: `[1, heads, tokens, head_size]`.
-            key: `[1, kv_heads, tokens, head_size]`.
-            value: As `key`.
-            scaling: Factor of the scores.
-
-        Returns:
-            `[1, tokens, heads, head_size]`
-        """
+        """See `StepAttention.attend`."""
         if self._paged is not None:
-            pool = self._pool
-            seen, page_tokens = pool.layer(layer), pool.page_tokens
-            return self._paged(self._pieces, seen, query, key, value, page_tokens=page_tokens, scaling=scaling)
+            return self._paged.attend(layer, query, key, value, scaling)
         self._pool.write(layer, self._slots, key, value)
         _, heads, tokens, head_size = query.shape
         out = query.new_empty(1, tokens, heads, head_size)

@@ -32,6 +32,7 @@ class CheckpointConfig:
         vocabulary_tokens: Token ids are below it.
         context_tokens: Positions that the model was made for; with YaRN, those that its factor reaches.
         layers: Decoder layers.
+        heads: Query heads of a layer.
         kv_heads: Key and value heads of a layer.
         head_size: Numbers in a head.
         sparse_layers: Layers whose feed-forward part is a mixture of experts, from 0.
@@ -43,6 +44,7 @@ class CheckpointConfig:
     vocabulary_tokens: int
     context_tokens: int
     layers: int
+    heads: int
     kv_heads: int
     head_size: int
     sparse_layers: frozenset[int]
@@ -69,6 +71,7 @@ class CheckpointConfig:
                 vocabulary_tokens=config["vocab_size"],
                 context_tokens=_context_tokens(config),
                 layers=config["num_hidden_layers"],
+                heads=config["num_attention_heads"],
                 kv_heads=config["num_key_value_heads"],
                 head_size=_head_size(config),
                 sparse_layers=_sparse_layers(config),

@@ -8,6 +8,8 @@ from pathlib import Path
 QUANTIZATIONS = ("auto", "none", "q8", "int8", "nf4", "fp4")
 COMPUTE_DTYPES = ("auto", "float32", "bfloat16", "float16")
 SPECULATIONS = ("none", "prompt-lookup", "draft-model")
+PAGE_TOKENS = 16
+"""Tokens of a page where neither the configuration nor the attention asks for another number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,9 @@ class EngineConfig:
             taken when it is first used, and what is kept for reuse fills it in time: say how much it may be where
             several engines share a machine.
         page_tokens: Tokens of a page, the piece in which the KV cache is taken and reused, at least 1. Smaller pages
-            waste less at a generation's end and are reused more exactly; larger ones cost less bookkeeping.
+            waste less at a generation's end and are reused more exactly; larger ones cost less bookkeeping. None = 16,
+            and 256 on CUDA in half precision, where flash attention reads keys and values in pages of a multiple of
+            256; with others torch attends there, one generation after the other.
         prefix_reuse: Keep keys and values of generations that ended, as long as nobody needs their pages, and reuse
             them where another request begins with the same tokens. It changes time, and output by rounding only (with
             `int8`, see there, by as much as what else runs). How long a first token takes then tells a caller whether
@@ -63,6 +67,10 @@ class EngineConfig:
         draft_tokens: The most tokens guessed at once for one generation, at least 1. No effect on forced tokens.
         lookup_least_tokens: Prompt lookup needs at least so many last tokens to have occurred before; at least 1.
         lookup_most_tokens: It looks for so many first, then for fewer; at least `lookup_least_tokens`.
+        decode_graphs: On CUDA with flash attention, record the steps of single tokens when the engine starts and replay
+            them, so that the device does not wait for Python between its kernels. It takes seconds at the start and
+            some memory. Steps with prompts, drafts or adapters are not replayed, nor any with `int8`, which looks at
+            its activations on the host. No effect elsewhere.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 
@@ -76,7 +84,7 @@ class EngineConfig:
     priority_aging_s: float = 30.0
     max_step_tokens: int = 256
     kv_capacity_tokens: int | None = None
-    page_tokens: int = 16
+    page_tokens: int | None = None
     prefix_reuse: bool = True
     context_tokens: int | None = None
     default_max_output_tokens: int = 512
@@ -87,6 +95,7 @@ class EngineConfig:
     draft_tokens: int = 4
     lookup_least_tokens: int = 2
     lookup_most_tokens: int = 4
+    decode_graphs: bool = True
     kernel_dir: Path | None = None
 
     @property

@@ -7,8 +7,8 @@ from typing import Protocol
 from torch import Tensor
 
 from qwire.engine.adapter import Projections
-from qwire.engine.attention import RaggedBatch
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.paged_attention import StepAttention
 
 
 class Decoder(Protocol):
@@ -19,7 +19,7 @@ class Decoder(Protocol):
         """The products of a layer that adapters can change: of which linear layers each consists."""
         ...
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: StepAttention, adapters: AdapterRows) -> Tensor:
         """Compute a step.
 
         Args:

@@ -10,13 +10,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from qwire.engine.adapter import Projections
-from qwire.engine.attention import RaggedBatch
 from qwire.engine.cache import KVCacheManager
 from qwire.engine.decoder import Decoder
 from qwire.engine.drafter import Drafts
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.paged_attention import StepAttention
 from qwire.engine.runner import ModelRunner
 from qwire.engine.sequence import Sequence
 from qwire.engine.step_plan import ScheduledTokens, StepPlan
@@ -192,7 +192,7 @@ class _Resized:
         """See `Decoder.products`."""
         return self.decoder.products
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: StepAttention, adapters: AdapterRows) -> Tensor:
         """See `Decoder.hidden`."""
         return self.decoder.hidden(token_ids.clamp(max=self.own_tokens - 1), positions, ragged, adapters)
 

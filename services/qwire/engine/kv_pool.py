@@ -45,10 +45,15 @@ class KVPool:
         shape: Those of the model.
         pages: How many.
         page_tokens: Tokens that a page holds.
+
+    Attributes:
+        pages: See there.
+        page_tokens: See there.
     """
 
     def __init__(self, shape: KVShape, pages: int, page_tokens: int) -> None:
         self.shape = shape
+        self.pages = pages
         self.page_tokens = page_tokens
         # Not initialized: what was never written is never read, and on a CPU it takes no memory before.
         size = (shape.layers, pages * page_tokens, shape.kv_heads, shape.head_size)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from qwire.engine.adapter import ATTENTION_OUTPUT, DOWN, GATE_UP, QUERY_KEY_VALUE, Projections
 from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
-from qwire.engine.attention import RaggedBatch
 from qwire.engine.feed_forward import FeedForward
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.paged_attention import StepAttention
 from qwire.engine.rotary import RotaryEmbedding
 
 
@@ -68,7 +68,7 @@ class LeanDecoder:
         """See `Decoder.products`."""
         return QUERY_KEY_VALUE, ATTENTION_OUTPUT, GATE_UP, DOWN
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: StepAttention, adapters: AdapterRows) -> Tensor:
         """Compute a step; the rows are not normalized yet."""
         tokens = len(token_ids)
         counts = (self.heads, self.kv_heads, self.kv_heads)

@@ -41,7 +41,7 @@ def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithme
     return LeanDecoder(
         arithmetic=arithmetic,
         rotary=RotaryEmbedding(config, facts.head_size),
-        heads=config.num_attention_heads,
+        heads=facts.heads,
         kv_heads=facts.kv_heads,
         head_size=facts.head_size,
         embedding=embedding,

@@ -13,10 +13,13 @@ from torch import Tensor
 
 from qwire.engine.adapter import ADAPTABLE
 from qwire.engine.arithmetic import Arithmetic, Product, product_by_torch
+from qwire.engine.attention_check import TOLERANCE, deviation
 from qwire.engine.checkpoint_config import CheckpointConfig
-from qwire.engine.config import EngineConfig
+from qwire.engine.config import PAGE_TOKENS, EngineConfig
 from qwire.engine.decoder import Decoder
 from qwire.engine.exact import ExactArithmetic
+from qwire.engine.flash_attention import PAGE_TOKENS as FLASH_PAGE_TOKENS
+from qwire.engine.flash_attention import FlashAttention, unmet_demand
 from qwire.engine.kv_pool import KVShape
 from qwire.engine.lean_loader import load_lean
 from qwire.engine.paged_attention import PagedAttention
@@ -48,6 +51,7 @@ class LoadedModel:
         parameters: Weights in all, tied ones once.
         non_finite_weights: Those of them that are NaN or infinite.
         linear_shapes: Rows and columns of the linear layers that an adapter may change, by their names in the weights.
+        page_tokens: Tokens of a page of its KV cache.
         paged_attention: Attends for tokens; None = torch does.
         exact: Takes a matrix `[rows, columns]` of an adapter, on its device and in its dtype. With the kernel, a row
             has the same bits in any batch, as those of the model have.
@@ -61,14 +65,14 @@ class LoadedModel:
     parameters: int
     non_finite_weights: int
     linear_shapes: Mapping[str, tuple[int, int]]
+    page_tokens: int
     paged_attention: PagedAttention | None = None
     exact: Callable[[Tensor], Product] = product_by_torch
 
     @property
     def kv_shape(self) -> KVShape:
         """What its KV cache is made of."""
-        config = self.config
-        return KVShape(config.layers, config.kv_heads, config.head_size, self.dtype, self.device)
+        return _kv_shape(self.config, self.dtype, self.device)
 
 
 def load_model(
@@ -101,6 +105,7 @@ def load_model(
             f"of its weights, as they are; it must be none, or q8 on a CPU"
         )
     dtype = _dtype(config.compute_dtype, device)
+    page_tokens = config.page_tokens or _page_tokens(device, dtype)
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
     decoder: Decoder
@@ -120,10 +125,11 @@ def load_model(
 
         decoder, facts = load_transformers(folder, source_format, config, device, dtype)
         files.read_all()
+        paged = None if device.type == "cpu" else _flash_attention(checkpoint, dtype, device, page_tokens)
     shapes = _linear_shapes(files, checkpoint.layers)
     return LoadedModel(
         *(decoder, checkpoint, device, dtype, facts),
-        *(files.parameters, files.non_finite, shapes, paged, exact),
+        *(files.parameters, files.non_finite, shapes, page_tokens, paged, exact),
     )
 
 
@@ -146,6 +152,36 @@ def _arithmetic(config: EngineConfig, source_format: str) -> tuple[Arithmetic, Q
         slow = "q8" if config.quantization == "q8" else "float32"
         log.warning("kernel_unavailable", weights=f"{slow} by torch alone, which is slower", reason=str(error))
         return (FallbackArithmetic(), q8) if slow == "q8" else (ExactArithmetic(config.max_step_tokens), exact)
+
+
+def _kv_shape(config: CheckpointConfig, dtype: torch.dtype, device: torch.device) -> KVShape:
+    return KVShape(config.layers, config.kv_heads, config.head_size, dtype, device)
+
+
+def _page_tokens(device: torch.device, dtype: torch.dtype) -> int:
+    return FLASH_PAGE_TOKENS if device.type == "cuda" and dtype != torch.float32 else PAGE_TOKENS
+
+
+def _flash_attention(
+    checkpoint: CheckpointConfig, dtype: torch.dtype, device: torch.device, page_tokens: int
+) -> FlashAttention | None:
+    """Return what attends on a CUDA device, if it can and does so as torch does; else log why it is left to torch."""
+    shape = _kv_shape(checkpoint, dtype, device)
+    reason = unmet_demand(shape, page_tokens)
+    if reason is None:
+        # It brings the compiler of torch with it, 75 MB and 3 s.
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415
+
+        attention = FlashAttention(varlen_attn)
+        try:
+            difference = deviation(attention, shape, checkpoint.heads, page_tokens)
+            if difference <= TOLERANCE:
+                return attention
+            reason = f"it differs from torch's attention by {difference:.3f}"
+        except RuntimeError as error:
+            reason = str(error)
+    log.warning("flash_attention_unavailable", attention="by torch, one generation after the other", reason=reason)
+    return None
 
 
 def _linear_shapes(files: WeightFiles, layers: int) -> dict[str, tuple[int, int]]:

@@ -81,9 +81,11 @@ class LocalEngine:
         self._arrivals = itertools.count()
         self._ended = asyncio.Event()
         pages = _kv_pages(loaded, draft, card, config)
-        self._cache = KVCacheManager(pages, config.page_tokens, prefix_reuse=config.prefix_reuse)
+        self._cache = KVCacheManager(pages, loaded.page_tokens, prefix_reuse=config.prefix_reuse)
+        # One page more than sequences are given: replayed steps write there what belongs to none.
+        self._runner = ModelRunner(loaded, KVPool(loaded.kv_shape, pages + 1, loaded.page_tokens))
         self._steps = StepLoop(
-            ModelRunner(loaded, KVPool(loaded.kv_shape, pages, config.page_tokens)),
+            self._runner,
             Scheduler(
                 self._cache,
                 max_running=config.max_running,
@@ -121,8 +123,11 @@ class LocalEngine:
             loaded = await asyncio.get_running_loop().run_in_executor(loader, load)
             load_draft = partial(load_draft_model, draft, config, checkpoint, loaded)
             drafting = await asyncio.get_running_loop().run_in_executor(loader, load_draft)
-        card = model_card(checkpoint, loaded, config)
-        return cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
+            card = model_card(checkpoint, loaded, config)
+            engine = cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
+            record = partial(engine._runner.record_decode, config, card.context_tokens)
+            await asyncio.get_running_loop().run_in_executor(loader, record)
+        return engine
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
         """Generate the tokens that follow the request's; see `Engine.generate`."""
@@ -230,7 +235,7 @@ class LocalEngine:
 
 def _kv_pages(loaded: LoadedModel, draft: LoadedModel | None, card: ModelCard, config: EngineConfig) -> int:
     if config.kv_capacity_tokens is not None:
-        return math.ceil(config.kv_capacity_tokens / config.page_tokens)
+        return math.ceil(config.kv_capacity_tokens / loaded.page_tokens)
     # Half of what is left: the other half is for activations, and for whoever shares the machine.
     bytes_per_token = sum(model.kv_shape.bytes_per_token for model in (loaded, draft) if model is not None)
     affordable = Memory.of(loaded.device).free_bytes // 2 // bytes_per_token
@@ -239,5 +244,5 @@ def _kv_pages(loaded: LoadedModel, draft: LoadedModel | None, card: ModelCard, c
             f"the memory left on {loaded.device} holds {affordable} tokens of KV cache, less than a request of "
             f"default_max_output_tokens ({card.default_max_output_tokens}) needs"
         )
-    wanted = config.max_running * math.ceil(card.context_tokens / config.page_tokens)
-    return min(affordable // config.page_tokens, wanted)
+    wanted = config.max_running * math.ceil(card.context_tokens / loaded.page_tokens)
+    return min(affordable // loaded.page_tokens, wanted)

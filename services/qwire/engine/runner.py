@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from qwire.engine.config import EngineConfig
+from qwire.engine.decode_graphs import DecodeGraphs, record_decode
 from qwire.engine.interruption import InterruptibleBatch, Interruption
 from qwire.engine.kv_pool import KVPool
 from qwire.engine.loader import LoadedModel
@@ -36,18 +38,24 @@ class ModelRunner:
 
     Args:
         loaded: The model.
-        pool: Where the keys and values of all sequences are.
+        pool: Where the keys and values of all sequences are; of its pages, the last one is left to `record_decode`.
 
     Attributes:
         interruption: Gives the step up that is under way.
+        decode_graphs: Replays steps of single tokens; None = they are computed as others are.
     """
 
     def __init__(self, loaded: LoadedModel, pool: KVPool) -> None:
         self.interruption = Interruption()
+        self.decode_graphs: DecodeGraphs | None = None
         self._loaded = loaded
         self._pool = pool
         self._logits = torch.empty(0)
         self._rows: dict[tuple[Sequence, int], int] = {}
+
+    def record_decode(self, config: EngineConfig, context_tokens: int) -> None:
+        """Record steps of single tokens, where they can be replayed: see `qwire.engine.decode_graphs.record_decode`."""
+        self.decode_graphs = record_decode(self._loaded, self._pool, config, context_tokens)
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan) -> StepResult:
@@ -104,6 +112,11 @@ class ModelRunner:
             token_ids += tokens.draft
             positions += range(tokens.start, tokens.start + tokens.rows)
             segments.append(Segment(tokens.pages, tokens.start, tokens.rows))
+        if self.decode_graphs is not None and plan.is_plain_decode:
+            self.interruption.check()
+            replayed = self.decode_graphs.hidden(token_ids, segments)
+            if replayed is not None:
+                return replayed
         device = self._loaded.device
         return self._loaded.decoder.hidden(
             torch.tensor(token_ids, device=device),

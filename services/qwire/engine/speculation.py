@@ -61,7 +61,7 @@ def make_drafter(config: EngineConfig, loaded: LoadedModel, draft: LoadedModel |
             draft,
             loaded.config.vocabulary_tokens,
             pages=pages,
-            page_tokens=config.page_tokens,
+            page_tokens=draft.page_tokens,
             draft_tokens=config.draft_tokens,
             step_tokens=config.max_step_tokens,
         )

@@ -69,6 +69,11 @@ class StepPlan:
         return [tokens.sequence for tokens in self.scheduled if tokens.samples]
 
     @property
+    def is_plain_decode(self) -> bool:
+        """Whether each sequence has one token and no adapter."""
+        return all(tokens.rows == 1 and tokens.sequence.adapter is None for tokens in self.scheduled)
+
+    @property
     def draftable(self) -> dict[Sequence, int]:
         """The sequences in decode for which there is room in the step, and the most tokens that a draft may have."""
         decoding = (tokens.sequence for tokens in self.scheduled if tokens.is_decode)

@@ -10,8 +10,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, PreTrainedModel
 
 from qwire.engine.adapter import ADAPTABLE, Projections
-from qwire.engine.attention import RaggedBatch
 from qwire.engine.low_rank import AdapterRows
+from qwire.engine.paged_attention import StepAttention
 
 ATTENTION_NAME = "qwire_ragged"
 """The name that our attention is registered under. It has no mask function, so transformers builds no mask."""
@@ -33,7 +33,7 @@ class TransformersDecoder:
         """See `Decoder.products`."""
         return tuple((projection,) for projection in ADAPTABLE)
 
-    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: RaggedBatch, adapters: AdapterRows) -> Tensor:
+    def hidden(self, token_ids: Tensor, positions: Tensor, ragged: StepAttention, adapters: AdapterRows) -> Tensor:
         """Compute a step; see `Decoder.hidden`."""
         inputs = {"input_ids": token_ids[None], "position_ids": positions[None]}
         with self._changed(adapters):
@@ -71,7 +71,7 @@ def _attention(
     _attention_mask: None,
     *,
     scaling: float,
-    ragged: RaggedBatch,
+    ragged: StepAttention,
     **_unused: object,
 ) -> tuple[Tensor, None]:
     layer: int = module.layer_idx  # pyright: ignore[reportAssignmentType] - nn.Module types no attribute
