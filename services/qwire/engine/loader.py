@@ -22,6 +22,7 @@ from qwire.engine.flash_attention import PAGE_TOKENS as FLASH_PAGE_TOKENS
 from qwire.engine.flash_attention import FlashAttention, unmet_demand
 from qwire.engine.kv_pool import KVShape
 from qwire.engine.lean_loader import load_lean
+from qwire.engine.memory import release_freed
 from qwire.engine.paged_attention import PagedAttention
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
@@ -127,6 +128,7 @@ def load_model(
         files.read_all()
         paged = None if device.type == "cpu" else _flash_attention(checkpoint, dtype, device, page_tokens)
     shapes = _linear_shapes(files, checkpoint.layers)
+    release_freed()
     return LoadedModel(
         *(decoder, checkpoint, device, dtype, facts),
         *(files.parameters, files.non_finite, shapes, page_tokens, paged, exact),
