@@ -179,11 +179,12 @@ def graphs(tiny_qwen2: Path) -> DecodeGraphs:
     loaded = load_as_on_cuda(tiny_qwen2, "", EngineConfig(device="cpu", quantization="none"))
     pool = KVPool(loaded.kv_shape, 5, PAGE_TOKENS)
     with torch.inference_mode():
-        for half in pool.layer(0):
-            half.fill_(torch.nan)
-        return DecodeGraphs(
+        graphs = DecodeGraphs(
             loaded.decoder, pool, FlashAttention(varlen), most_rows=3, most_pages=2, record=TracedRecorder()
         )
+        for half in pool.layer(0):
+            half[: 4 * PAGE_TOKENS].fill_(torch.nan)
+    return graphs
 
 
 @torch.inference_mode()

@@ -54,6 +54,7 @@ def varlen(  # noqa: PLR0917 - as torch has it
     enable_gqa: bool,
     seqused_k: Tensor,
     block_table: Tensor,
+    num_splits: int | None,
 ) -> Tensor:
     """Check what the kernels of torch demand, and attend."""
     sequences = len(seqused_k)
@@ -70,6 +71,8 @@ def varlen(  # noqa: PLR0917 - as torch has it
     assert all(part.stride(-1) == 1 for part in (query, key, value))
     assert enable_gqa == (query.shape[1] != key.shape[2])
     assert window_size == (-1, 0) or (window_size == (-1, -1) and max_q == 1)
+    # Else sequences would be written over one another where their keys are shared among blocks.
+    assert num_splits == 1 or (num_splits is None and max_q == 1 and enable_gqa)
     causal = window_size == (-1, 0)
     return _varlen(query, key, value, cu_seq_q, seqused_k, block_table, max_q, max_k, causal, scale)
 

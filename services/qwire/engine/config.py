@@ -69,8 +69,8 @@ class EngineConfig:
         lookup_most_tokens: It looks for so many first, then for fewer; at least `lookup_least_tokens`.
         decode_graphs: On CUDA with flash attention, record the steps of single tokens when the engine starts and replay
             them, so that the device does not wait for Python between its kernels. It takes seconds at the start and
-            some memory. Steps with prompts, drafts or adapters are not replayed, nor any with `int8`, which looks at
-            its activations on the host. No effect elsewhere.
+            some memory. Steps with prompts, drafts or adapters are not replayed, nor those of more generations than a
+            page has tokens, nor any where the host has to look at activations, as with `int8`. No effect elsewhere.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
     """
 

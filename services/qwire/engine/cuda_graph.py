@@ -32,22 +32,35 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory = torch.cuda.graph_pool_handle()
+        # One for all: torch's own is of whichever device was the first, and libraries take a workspace for each.
+        self._stream = torch.cuda.Stream(device)
 
     def __call__(self, function: Callable[[], Tensor]) -> Recording:
         """Record a function that reads and writes only memory that stays, and waits for nothing.
 
         Raises:
-            RuntimeError: It does something that cannot be recorded.
+            RuntimeError: It waits for the device, or does something else that cannot be recorded.
         """
         with torch.cuda.device(self._device):
-            # Libraries take their workspaces at the first call, which must not be while recording.
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                function()
-            torch.cuda.current_stream().wait_stream(aside)
+            self._try_out(function)
             graph = torch.cuda.CUDAGraph()
             # Other threads may ask for the device's memory meanwhile; by default that would spoil the recording.
-            with torch.cuda.graph(graph, pool=self._memory, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, self._memory, self._stream, capture_error_mode="thread_local"):
                 output = function()
         return Recording(graph.replay, output)
+
+    def _try_out(self, function: Callable[[], Tensor]) -> None:
+        """Call it, for what libraries do at a first call, and again to see whether it waits for the device.
+
+        To find that out while recording would leave torch's allocator in the middle of it for good.
+        """
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            function()
+            before = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("error")
+            try:
+                function()
+            finally:
+                torch.cuda.set_sync_debug_mode(before)
+        torch.cuda.current_stream().wait_stream(self._stream)

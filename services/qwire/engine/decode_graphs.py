@@ -20,8 +20,9 @@ from qwire.telemetry.logging import get_logger
 log = get_logger(__name__)
 
 TOLERANCE = 0.05
-"""The most that a replayed step may differ from the same step computed anew, of its largest number. The kernels are the
-same, so that a difference is a mistake, but for sums whose order libraries choose anew."""
+"""The most that a replayed step may differ from the same step computed otherwise, of its largest number: rounding is
+far below it, another token's keys are far above."""
+_CHECKED_PAGES = 4
 _TOKEN, _POSITION, _SLOT, _LENGTH, _PAGES = range(5)
 """Columns of a row of the inputs; the pages take the rest of them."""
 
@@ -77,29 +78,47 @@ class DecodeGraphs:
         rows = min((rows for rows in self._recordings if rows >= len(segments)), default=None)
         if rows is None:
             return None
-        page_tokens = self._pool.page_tokens
-        sequences = [
-            [token_id, segment.start, *segment.slots(page_tokens), segment.end, *segment.pages]
-            for token_id, segment in zip(token_ids, segments, strict=True)
-        ]
-        self._fill(rows, [*sequences, *(self._idle(row) for row in range(len(segments), rows))])
+        idle = [self._idle(row) for row in range(len(segments), rows)]
+        self._fill(rows, [*self._numbers(token_ids, segments), *idle])
         recording = self._recordings[rows]
         recording.replay()
         return recording.output[: len(segments)]
 
     def _record(self, rows: int, record: Callable[[Callable[[], Tensor]], Recording]) -> Recording:
-        """Record a step, and compare it with the step itself, on other tokens than it was recorded with."""
+        """Record a step on idle rows, and compare it with another one computed as those with prompts are."""
         self._fill(rows, [self._idle(row) for row in range(rows)])
         recording = record(lambda: self._step(rows))
-        # Row after row of one sequence in the spare page: each sees what those before it have just written.
-        chain = [[row + 1, row, self._slot(row), row + 1, self._spare_page] for row in range(rows)]
-        self._fill(rows, chain)
-        expected = self._step(rows).clone()
+        segments = self._sequences(rows)
+        token_ids = list(range(1, rows + 1))
+        device = self._inputs.device
+        expected = self._decoder.hidden(
+            torch.tensor(token_ids, device=device),
+            torch.tensor([segment.start for segment in segments], device=device),
+            self._attention.batch(self._pool, segments),
+            AdapterRows((), device),
+        ).clone()
+        self._fill(rows, self._numbers(token_ids, segments))
         recording.replay()
-        difference = (recording.output - expected).abs().max() / expected.abs().max()
-        if not difference.item() <= TOLERANCE:
-            raise RuntimeError(f"a recorded step of {rows} rows differs by {difference.item():.3f} from the step")
+        difference = ((recording.output - expected).abs().max() / expected.abs().max()).item()
+        if not difference <= TOLERANCE:
+            raise RuntimeError(f"a recorded step of {rows} rows differs by {difference:.3f} from the step")
         return recording
+
+    def _sequences(self, rows: int) -> list[Segment]:
+        """Return sequences of several pages in reverse order, filled with noise, that get one token each.
+
+        They share their pages, so each has its new token at a place of its own, in front of which it sees noise, and
+        the tokens of those whose place comes before.
+        """
+        pool = self._pool
+        count = min(_CHECKED_PAGES, pool.pages - 1, self._inputs.shape[1] - _PAGES)
+        pages = tuple(reversed(range(count)))
+        noise = torch.Generator(pool.shape.device).manual_seed(1)
+        for layer in range(pool.shape.layers):
+            for half in pool.layer(layer):
+                half[: count * pool.page_tokens].normal_(generator=noise)
+        last = count * pool.page_tokens - 1
+        return [Segment(pages[: (last - row) // pool.page_tokens + 1], last - row, 1) for row in range(rows)]
 
     def _step(self, rows: int) -> Tensor:
         """Compute a step on what is in the inputs."""
@@ -128,12 +147,17 @@ class DecodeGraphs:
         whole = [row + [0] * (columns - len(row)) for row in numbers]
         self._inputs[:rows].copy_(torch.tensor(whole, dtype=torch.int32))
 
+    def _numbers(self, token_ids: list[int], segments: list[Segment]) -> list[list[int]]:
+        """Return the inputs of sequences."""
+        page_tokens = self._pool.page_tokens
+        return [
+            [token_id, segment.start, *segment.slots(page_tokens), segment.end, *segment.pages]
+            for token_id, segment in zip(token_ids, segments, strict=True)
+        ]
+
     def _idle(self, row: int) -> list[int]:
         """Return the inputs of a row that belongs to no sequence."""
-        return [0, 0, self._slot(row), 1, self._spare_page]
-
-    def _slot(self, row: int) -> int:
-        return self._spare_page * self._pool.page_tokens + row
+        return [0, 0, self._spare_page * self._pool.page_tokens + row, 1, self._spare_page]
 
 
 def row_counts(most: int) -> list[int]:
@@ -172,5 +196,7 @@ def record_decode(loaded: LoadedModel, pool: KVPool, config: EngineConfig, conte
             record=CudaRecorder(loaded.device),
         )
     except RuntimeError as error:
-        log.warning("decode_graphs_unavailable", steps="are launched kernel by kernel", reason=str(error))
+        # Where recording itself fails, torch tells of its end first.
+        reason = str(error.__context__ or error)
+        log.warning("decode_graphs_unavailable", steps="are launched kernel by kernel", reason=reason)
         return None

@@ -4,6 +4,10 @@
 source of that build (`aten/src/ATen/native/transformers/cuda/flash_attn/flash_api.cpp`): half precision, a device of
 compute capability 8.0 or higher, heads of a multiple of 8 and at most 256 numbers, pages of a multiple of 256 tokens,
 and all tables in int32. Its causal mask is aligned at the end: the last query sees all keys of its sequence.
+
+It may share the keys of a sequence among several blocks of the device. Where it then puts the parts together, it counts
+on one query of each KV head group per sequence; with others it writes sequences over one another, and says nothing
+(pytorch/pytorch#194167). So it is asked not to, but for single tokens of grouped heads, which it turns into such.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ _MOST_HEAD_SIZE = 256
 
 
 Varlen = Callable[..., Any]
-"""Attends; called as `torch.nn.attention.varlen.varlen_attn` is with `seqused_k` and `block_table`."""
+"""Attends; called as `torch.nn.attention.varlen.varlen_attn` is for pages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +95,16 @@ class FlashBatch:
         pool.write(layer, tables.slots, key, value)
         keys, values = (half.unflatten(0, (-1, pool.page_tokens)) for half in pool.layer(layer))
         # With single tokens a mask would hide nothing, and without one the heads of a group are attended for together.
-        window = (-1, -1) if tables.most_queries == 1 else (-1, 0)
+        is_single, is_grouped = tables.most_queries == 1, query.shape[1] != key.shape[1]
         attended: Tensor = self.varlen(
             *(query[0].transpose(0, 1), keys, values),
             *(tables.query_ends, tables.key_ends, tables.most_queries, tables.most_keys),
             scale=scaling,
-            window_size=window,
-            enable_gqa=query.shape[1] != key.shape[1],
+            window_size=(-1, -1) if is_single else (-1, 0),
+            enable_gqa=is_grouped,
             seqused_k=tables.lengths,
             block_table=tables.pages,
+            num_splits=None if is_single and is_grouped else 1,
         )
         return attended[None]
 

@@ -106,7 +106,7 @@ def load_model(
             f"of its weights, as they are; it must be none, or q8 on a CPU"
         )
     dtype = _dtype(config.compute_dtype, device)
-    page_tokens = config.page_tokens or _page_tokens(device, dtype)
+    page_tokens = config.page_tokens or _page_tokens(_kv_shape(checkpoint, dtype, device))
     torch.set_num_threads(thread_count(config))
     files = WeightFiles(folder)
     decoder: Decoder
@@ -160,8 +160,9 @@ def _kv_shape(config: CheckpointConfig, dtype: torch.dtype, device: torch.device
     return KVShape(config.layers, config.kv_heads, config.head_size, dtype, device)
 
 
-def _page_tokens(device: torch.device, dtype: torch.dtype) -> int:
-    return FLASH_PAGE_TOKENS if device.type == "cuda" and dtype != torch.float32 else PAGE_TOKENS
+def _page_tokens(shape: KVShape) -> int:
+    flash = shape.device.type == "cuda" and unmet_demand(shape, FLASH_PAGE_TOKENS) is None
+    return FLASH_PAGE_TOKENS if flash else PAGE_TOKENS
 
 
 def _flash_attention(

@@ -123,10 +123,13 @@ class LocalEngine:
             loaded = await asyncio.get_running_loop().run_in_executor(loader, load)
             load_draft = partial(load_draft_model, draft, config, checkpoint, loaded)
             drafting = await asyncio.get_running_loop().run_in_executor(loader, load_draft)
-            card = model_card(checkpoint, loaded, config)
-            engine = cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
-            record = partial(engine._runner.record_decode, config, card.context_tokens)
-            await asyncio.get_running_loop().run_in_executor(loader, record)
+        card = model_card(checkpoint, loaded, config)
+        engine = cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
+        try:
+            await asyncio.to_thread(engine._runner.record_decode, config, card.context_tokens)
+        except BaseException:
+            await engine.close()
+            raise
         return engine
 
     async def generate(self, request: TokenRequest) -> AsyncGenerator[TokenChunk, None]:
@@ -239,10 +242,9 @@ def _kv_pages(loaded: LoadedModel, draft: LoadedModel | None, card: ModelCard, c
     # Half of what is left: the other half is for activations, and for whoever shares the machine.
     bytes_per_token = sum(model.kv_shape.bytes_per_token for model in (loaded, draft) if model is not None)
     affordable = Memory.of(loaded.device).free_bytes // 2 // bytes_per_token
-    if affordable <= card.default_max_output_tokens:
+    if affordable <= max(card.default_max_output_tokens, loaded.page_tokens):
         raise ValueError(
             f"the memory left on {loaded.device} holds {affordable} tokens of KV cache, less than a request of "
             f"default_max_output_tokens ({card.default_max_output_tokens}) needs"
         )
-    wanted = config.max_running * math.ceil(card.context_tokens / loaded.page_tokens)
-    return min(affordable // loaded.page_tokens, wanted)
+    return min(affordable // loaded.page_tokens, config.max_running * -(-card.context_tokens // loaded.page_tokens))

@@ -38,7 +38,7 @@ class ModelRunner:
 
     Args:
         loaded: The model.
-        pool: Where the keys and values of all sequences are; of its pages, the last one is left to `record_decode`.
+        pool: Where the keys and values of all sequences are; where `record_decode` is called, none has its last page.
 
     Attributes:
         interruption: Gives the step up that is under way.
