@@ -127,8 +127,12 @@ class ModelSettings(_Settings):
         return self
 
     def engine_in(self, cache_dir: Path) -> EngineConfig:
-        """Return how it runs, with its compiled kernel beside the model files unless another place is configured."""
-        return replace(self.engine, kernel_dir=self.engine.kernel_dir or cache_dir / "kernels")
+        """Return how it runs, with kernel and quantized weights beside the model files unless configured otherwise."""
+        kernels, packed = (
+            self.engine.kernel_dir or cache_dir / "kernels",
+            self.engine.packed_dir or cache_dir / "packed",
+        )
+        return replace(self.engine, kernel_dir=kernels, packed_dir=packed)
 
     @property
     def served_id(self) -> str:

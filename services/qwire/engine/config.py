@@ -72,6 +72,8 @@ class EngineConfig:
             some memory. Steps with prompts, drafts or adapters are not replayed, nor those of more generations than a
             page has tokens, nor any where the host has to look at activations, as with `int8`. No effect elsewhere.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
+        packed_dir: Where `q8` weights are kept from one start to the next, as large as they are in memory; None = they
+            are quantized at each start.
     """
 
     device: str = "auto"
@@ -97,6 +99,7 @@ class EngineConfig:
     lookup_most_tokens: int = 4
     decode_graphs: bool = True
     kernel_dir: Path | None = None
+    packed_dir: Path | None = None
 
     @property
     def reserved_waiting(self) -> int:

@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig
 
-from qwire.engine.arithmetic import Arithmetic, HeadNorms, Matrix, Norm
+from qwire.engine.arithmetic import Arithmetic, Embedding, HeadNorms, Matrix, Norm
 from qwire.engine.checkpoint_config import CheckpointConfig
 from qwire.engine.feed_forward import DenseFeedForward, GatedPair, SparseFeedForward
 from qwire.engine.lean_decoder import LeanDecoder, LeanLayer
+from qwire.engine.q8.kept import KeptMatrices
 from qwire.engine.rotary import RotaryEmbedding
 from qwire.engine.weight_files import WeightFiles
 
 
-def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithmetic: Arithmetic) -> LeanDecoder:
+def load_lean(
+    folder: Path,
+    facts: CheckpointConfig,
+    files: WeightFiles,
+    arithmetic: Arithmetic,
+    kept: KeptMatrices | None = None,
+) -> LeanDecoder:
     """Load a checked checkpoint.
 
     Args:
@@ -26,19 +33,20 @@ def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithme
         facts: What it says about the model.
         files: The weights; each is read once.
         arithmetic: How they are held.
+        kept: Has them in that form from an earlier start, or keeps them for a later one; None = they are packed here.
 
     Raises:
         UnsupportedCheckpoint: A tensor is missing.
     """
     config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    reader = _Reader(files, arithmetic, config)
-    embedding = arithmetic.embed(files.read("model.embed_tokens.weight"))
+    reader = _Reader(files, arithmetic, kept, config)
+    embedding = reader.embedding("model.embed_tokens")
     layers = tuple(
         reader.layer(f"model.layers.{index}", sparse=index in facts.sparse_layers) for index in range(facts.layers)
     )
     # Where the files have both, the head is its own, as it is for transformers.
     tied = config.tie_word_embeddings and "lm_head.weight" not in files
-    return LeanDecoder(
+    decoder = LeanDecoder(
         arithmetic=arithmetic,
         rotary=RotaryEmbedding(config, facts.head_size),
         heads=facts.heads,
@@ -49,12 +57,16 @@ def load_lean(folder: Path, facts: CheckpointConfig, files: WeightFiles, arithme
         norm=reader.norm("model.norm"),
         head=embedding.as_matrix() if tied else reader.matrix("lm_head"),
     )
+    if kept is not None:
+        kept.finish(files)
+    return decoder
 
 
 class _Reader:
-    def __init__(self, files: WeightFiles, arithmetic: Arithmetic, config: Any) -> None:
+    def __init__(self, files: WeightFiles, arithmetic: Arithmetic, kept: KeptMatrices | None, config: Any) -> None:
         self._files = files
         self._arithmetic = arithmetic
+        self._kept = kept
         self._config = config
 
     def layer(self, name: str, *, sparse: bool) -> LeanLayer:
@@ -72,7 +84,15 @@ class _Reader:
         """Read layers of the same input as one, their rows one after the other."""
         has_bias = f"{names[0]}.bias" in self._files
         bias = self._joined(names, "bias") if has_bias else None
+        if self._kept is not None:
+            return self._kept.matrix(names[0], lambda: self._joined(names, "weight"), bias)
         return self._arithmetic.pack(self._joined(names, "weight"), bias)
+
+    def embedding(self, name: str) -> Embedding:
+        """Read a row for each token."""
+        if self._kept is not None:
+            return self._kept.matrix(name, lambda: self._files.read(f"{name}.weight"))
+        return self._arithmetic.embed(self._files.read(f"{name}.weight"))
 
     def _joined(self, names: Sequence[str], kind: str) -> Tensor:
         tensors = [self._files.read(f"{name}.{kind}") for name in names]

@@ -22,14 +22,15 @@ from qwire.engine.flash_attention import PAGE_TOKENS as FLASH_PAGE_TOKENS
 from qwire.engine.flash_attention import FlashAttention, unmet_demand
 from qwire.engine.kv_pool import KVShape
 from qwire.engine.lean_loader import load_lean
-from qwire.engine.memory import release_freed
 from qwire.engine.paged_attention import PagedAttention
 from qwire.engine.protocol import QuantizationFacts
 from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic
 from qwire.engine.q8.float32 import Float32Arithmetic
+from qwire.engine.q8.kept import KeptMatrices
 from qwire.engine.q8.kernel import Q8Arithmetic
 from qwire.engine.quality_gate import check_quality
+from qwire.engine.resident import release_freed
 from qwire.engine.weight_files import WeightFiles
 from qwire.telemetry.logging import get_logger
 
@@ -85,8 +86,8 @@ def load_model(
         folder: Holds config.json and the weights.
         source_format: See `QuantizationFacts.source_format`.
         config: How the engine runs.
-        weights_sha256: See `Checkpoint.weights_sha256`; by it the quality of a quantization is looked up. None = it is
-            not, as where it is about to be measured.
+        weights_sha256: See `Checkpoint.weights_sha256`; by it the quality of a quantization is looked up, and what was
+            quantized before. None = neither is, as where it is about to be measured.
 
     Raises:
         UnsupportedCheckpoint: The folder holds nothing that this engine can run.
@@ -116,7 +117,10 @@ def load_model(
         arithmetic, facts = _arithmetic(config, source_format)
         if weights_sha256 is not None and facts.method == "q8":
             check_quality(weights_sha256, facts.method, config)
-        decoder = load_lean(folder, checkpoint, files, arithmetic)
+        kept: KeptMatrices | None = None
+        if isinstance(arithmetic, Q8Arithmetic) and config.packed_dir is not None and weights_sha256 is not None:
+            kept = KeptMatrices(arithmetic, config.packed_dir, weights_sha256)
+        decoder = load_lean(folder, checkpoint, files, arithmetic, kept)
         paged, exact = arithmetic.attention, arithmetic.exact
     else:
         if weights_sha256 is not None and config.quantization in BITSANDBYTES:

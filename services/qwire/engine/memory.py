@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -35,12 +33,3 @@ class Memory:
             return cls(total - free, total)
         machine = psutil.virtual_memory()
         return cls(machine.total - machine.available, machine.total)
-
-
-def release_freed() -> None:
-    """Give the system back what this process has freed and its allocator keeps; where that is glibc's, else nothing.
-
-    Reading a model leaves some hundred megabytes of holes between the weights, which no later tensor fits into.
-    """
-    with suppress(AttributeError, OSError):
-        ctypes.CDLL(None).malloc_trim(0)

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from qwire.engine.checkpoint_config import UnsupportedCheckpoint
+from qwire.engine.resident import release_mapped
 
 
 class WeightFiles:
@@ -48,7 +49,9 @@ class WeightFiles:
         if name not in self._files:
             raise UnsupportedCheckpoint(f"the weight files have no tensor {name!r}")
         # A copy: what the file is mapped to would change with it.
-        tensor: Tensor = self._files[name].get_tensor(name).to(torch.float32, copy=True)
+        mapped: Tensor = self._files[name].get_tensor(name)
+        tensor = mapped.to(torch.float32, copy=True)
+        release_mapped(mapped)
         self.parameters += tensor.numel()
         # A finite sum proves finite weights in one pass without a mask.
         if not tensor.sum().isfinite():

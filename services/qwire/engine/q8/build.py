@@ -49,12 +49,15 @@ def build(folder: Path, options: Sequence[str] = NATIVE) -> Path:
     return library
 
 
+def sources_sha256() -> str:
+    """Return the digest of the kernel's source code."""
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (*SOURCES, *HEADERS))).hexdigest()
+
+
 def _key(compiler: str, options: Sequence[str]) -> str:
     """Return a name for everything that the library depends on."""
     facts = (_run([compiler, "--version"]), *_OPTIONS, *options, _cpu())
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in (*SOURCES, *HEADERS)))
-    digest.update("\0".join(facts).encode())
-    return digest.hexdigest()[:16]
+    return hashlib.sha256("\0".join((sources_sha256(), *facts)).encode()).hexdigest()[:16]
 
 
 def _cpu() -> str:

@@ -19,7 +19,6 @@
 #include "float_tile.h"
 #include "form.h"
 #include "input.h"
-#include "large_pages.h"
 #include "take.h"
 
 namespace {
@@ -69,7 +68,6 @@ int64_t qwire_float32_pack(const float *matrix, const FloatWeight *weight) {
   const Form form = static_cast<Form>(weight->form);
   const int64_t rows = weight->rows, columns = weight->columns, block_bytes = bytes_of(form, columns);
   int64_t fits = 1;
-  ask_for_large_pages(weight->values, qwire_float32_bytes(form, rows, columns));
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < rows; first += kLanes) {
     char *block = weight->values + first / kLanes * block_bytes;

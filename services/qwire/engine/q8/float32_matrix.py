@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from qwire.engine.q8.library import FloatWeightArgument, InputArgument, Library
 from qwire.engine.q8.matrix import KernelMatrix
+from qwire.engine.resident import ask_for_large_pages
 
 
 class Float32Matrix(KernelMatrix):
@@ -20,11 +21,13 @@ class Float32Matrix(KernelMatrix):
     """
 
     def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(weight, bias)
+        rows, columns = weight.shape
+        super().__init__(rows, columns, bias)
         self._library = library
         for form in count():
             self.nbytes: int = library.float32_bytes(form, self.rows, self.columns)
             self._values = torch.empty(self.nbytes, dtype=torch.uint8)
+            ask_for_large_pages(self._values)
             self._weight = FloatWeightArgument(
                 *(self.rows, self.columns, form, self._values.data_ptr()),
                 None if self.bias is None else self.bias.data_ptr(),

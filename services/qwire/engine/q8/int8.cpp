@@ -11,7 +11,6 @@
 #include <vector>
 
 #include "input.h"
-#include "large_pages.h"
 #include "take.h"
 #include "tile.h"
 #include "transform.h"
@@ -79,7 +78,6 @@ struct Weight {
 // Quantizes a matrix [rows, columns] of float32 into `weight`, whose arrays are allocated.
 void qwire_q8_pack(const float *matrix, const Weight *weight) {
   const int64_t groups = groups_of(weight->columns), blocks = blocks_of(weight->rows);
-  ask_for_large_pages(weight->values, blocks * groups * kBlock * kGroup);
 #pragma omp parallel for schedule(static)
   for (int64_t block = 0; block < blocks; ++block)
     for (int64_t group = 0; group < groups; ++group) {

@@ -9,6 +9,7 @@ from typing_extensions import override
 from qwire.engine.q8.arithmetic import KernelArithmetic
 from qwire.engine.q8.library import InputArgument, Library, WeightArgument
 from qwire.engine.q8.matrix import KernelMatrix
+from qwire.engine.resident import ask_for_large_pages
 
 GROUP = 64
 """Columns that share a scale."""
@@ -21,7 +22,10 @@ class Q8Arithmetic(KernelArithmetic):
 
     def pack(self, weight: Tensor, bias: Tensor | None = None) -> Q8Matrix:
         """See `Arithmetic.pack`."""
-        return Q8Matrix(self.library, weight.contiguous(), bias)
+        rows, columns = weight.shape
+        matrix = Q8Matrix(self.library, rows, columns, bias)
+        matrix.quantize(weight.contiguous())
+        return matrix
 
     def embed(self, weight: Tensor) -> Q8Matrix:
         """See `Arithmetic.embed`."""
@@ -29,24 +33,35 @@ class Q8Arithmetic(KernelArithmetic):
 
 
 class Q8Matrix(KernelMatrix):
-    """See `KernelMatrix`. The layout of the values is written in `tile.h`.
+    """See `KernelMatrix`. It has no numbers until `quantize` or `copy_from`.
 
     Attributes:
+        values: The quantized numbers; their layout is written in `tile.h`.
+        scales: What they are multiplied with, group by group.
         nbytes: Memory that the weight takes.
     """
 
-    def __init__(self, library: Library, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(weight, bias)
+    def __init__(self, library: Library, rows: int, columns: int, bias: Tensor | None) -> None:
+        super().__init__(rows, columns, bias)
         blocks, groups = -(-self.rows // BLOCK), -(-self.columns // GROUP)
         self.values = torch.empty(blocks, groups, GROUP // 4, BLOCK, 4, dtype=torch.uint8)
         self.scales = torch.empty(blocks, groups, BLOCK, dtype=torch.float16)
+        ask_for_large_pages(self.values)
         self.nbytes = self.values.nbytes + self.scales.nbytes
         self._library = library
         self._weight = WeightArgument(
             *(self.rows, self.columns, self.values.data_ptr(), self.scales.data_ptr()),
             None if self.bias is None else self.bias.data_ptr(),
         )
-        library.pack(weight.data_ptr(), self._weight)
+
+    def quantize(self, weight: Tensor) -> None:
+        """Take the numbers of a weight `[rows, columns]`, float32, contiguous."""
+        self._library.pack(weight.data_ptr(), self._weight)
+
+    def copy_from(self, values: Tensor, scales: Tensor) -> None:
+        """Take the numbers of another matrix of the same weight."""
+        self.values.copy_(values)
+        self.scales.copy_(scales)
 
     @override
     def _multiply(self, source: InputArgument, out: Tensor, *, add: bool) -> None:

@@ -21,12 +21,13 @@ class KernelMatrix(ABC):
         bias: `[rows]`; None = none.
 
     Args:
-        weight: `[rows, columns]`.
+        rows: As above.
+        columns: As above.
         bias: As above.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        self.rows, self.columns = weight.shape
+    def __init__(self, rows: int, columns: int, bias: Tensor | None) -> None:
+        self.rows, self.columns = rows, columns
         self.bias = None if bias is None else bias.contiguous()
 
     @abstractmethod
