@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,17 +51,16 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def load(library_folder: Path, tmp_path: Path) -> Load:
     """Load a checkpoint that keeps its weights in `packed`."""
 
-    def load(folder: Path, sha256: str | None = SHA256) -> LoadedModel:
-        config = EngineConfig(
-            device="cpu", quantization="q8", kernel_dir=library_folder, packed_dir=tmp_path / "packed"
-        )
-        return load_model(folder, "", config, weights_sha256=sha256)
+    config = EngineConfig(device="cpu", quantization="q8", kernel_dir=library_folder, packed_dir=tmp_path / "packed")
+
+    def load(folder: Path, sha256: str | None = SHA256, **options: Any) -> LoadedModel:
+        return load_model(folder, "", replace(config, **options), weights_sha256=sha256)
 
     return load
 
 
 def folders(tmp_path: Path) -> list[Path]:
-    return sorted((tmp_path / "packed").iterdir())
+    return sorted(path for path in (tmp_path / "packed").iterdir() if path.is_dir())
 
 
 def matrices(loaded: LoadedModel) -> list[Q8Matrix]:
@@ -202,9 +203,9 @@ def test_what_others_left_goes_when_it_is_old(tmp_path: Path, load: Load, tiny_q
     old, new, strange = (tmp_path / "packed" / name for name in (f"{SHA256[:16]}-old", f"{SHA256[:16]}-new", "c3-old"))
     for folder in (old, new, strange):
         folder.mkdir(parents=True)
-    week_ago = time.time() - 7 * 86400
-    os.utime(old, (week_ago, week_ago))
-    os.utime(strange, (week_ago, week_ago))
+    long_ago = time.time() - 8 * 86400
+    os.utime(old, (long_ago, long_ago))
+    os.utime(strange, (long_ago, long_ago))
     load(tiny_qwen2)
     assert not old.exists()
     assert new.exists()
@@ -216,13 +217,59 @@ def test_two_that_make_them_at_once_do_no_harm(
 ) -> None:
     describe = kept.Manifest.describe
 
-    def and_another_one_was_faster(folder: Path) -> kept.Manifest:
+    def and_another_one_comes(folder: Path) -> kept.Manifest:
         monkeypatch.undo()
         load(tiny_qwen2)
         return describe(folder)
 
-    monkeypatch.setattr(kept.Manifest, "describe", and_another_one_was_faster)
-    first = load(tiny_qwen2)
+    monkeypatch.setattr(kept.Manifest, "describe", and_another_one_comes)
+    with collected_log_lines() as lines:
+        first = load(tiny_qwen2)
+    assert [line["reason"] for line in lines.of("packed_weights_not_kept")] == ["another process makes them"]
     assert len(folders(tmp_path)) == 1
     assert_same(load(tiny_qwen2), first)
-    shutil.rmtree(tmp_path / "packed")
+
+
+def test_what_a_killed_start_left_is_replaced(tmp_path: Path, load: Load, tiny_qwen2: Path, read: list[str]) -> None:
+    load(tiny_qwen2)
+    (folder,) = folders(tmp_path)
+    next(folder.glob("lm_head*")).unlink()
+    folder.rename(folder.with_suffix(".making"))
+    first = load(tiny_qwen2)
+    assert folders(tmp_path) == [folder]
+    read.clear()
+    assert_same(load(tiny_qwen2), first)
+    assert not read
+
+
+def test_another_user_can_read_them(
+    tmp_path: Path, load: Load, tiny_qwen2: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_path: Path) -> None:
+        raise PermissionError
+
+    load(tiny_qwen2)
+    modes = {path.stat().st_mode & 0o777 for path in folders(tmp_path)[0].iterdir()}
+    assert modes == {folders(tmp_path)[0].stat().st_mode & 0o666}
+    read.clear()
+    monkeypatch.setattr("qwire.engine.q8.kept.os.utime", forbidden)
+    load(tiny_qwen2)
+    assert not read
+
+
+def test_of_another_configuration_they_are_others(
+    tmp_path: Path, load: Load, tiny_qwen2: Path, copy_checkpoint: Callable[..., Path], read: list[str]
+) -> None:
+    load(tiny_qwen2)
+    other = copy_checkpoint(tiny_qwen2, without="config.json")
+    config = json.loads((tiny_qwen2 / "config.json").read_bytes())
+    (other / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 2, "layer_types": None}))
+    read.clear()
+    assert load(other).parameters < load(tiny_qwen2).parameters
+    assert read
+    assert len(folders(tmp_path)) == 2
+
+
+def test_they_need_not_be_kept(tmp_path: Path, load: Load, tiny_qwen2: Path) -> None:
+    load(tiny_qwen2, keep_packed=False)
+    assert not (tmp_path / "packed").exists()

@@ -72,8 +72,10 @@ class EngineConfig:
             some memory. Steps with prompts, drafts or adapters are not replayed, nor those of more generations than a
             page has tokens, nor any where the host has to look at activations, as with `int8`. No effect elsewhere.
         kernel_dir: Where the compiled kernel is kept; None = `~/.cache/qwire/kernels`.
-        packed_dir: Where `q8` weights are kept from one start to the next, as large as they are in memory; None = they
-            are quantized at each start.
+        keep_packed: Keep `q8` weights from one start to the next, as large as they are in memory, where the kernel
+            quantizes them; those of a draft model are not kept.
+        packed_dir: Where; None = nowhere, so that they are quantized at each start. Served from a configuration file,
+            None = `packed/` in its `cache_dir`.
     """
 
     device: str = "auto"
@@ -99,6 +101,7 @@ class EngineConfig:
     lookup_most_tokens: int = 4
     decode_graphs: bool = True
     kernel_dir: Path | None = None
+    keep_packed: bool = True
     packed_dir: Path | None = None
 
     @property

@@ -118,8 +118,9 @@ def load_model(
         if weights_sha256 is not None and facts.method == "q8":
             check_quality(weights_sha256, facts.method, config)
         kept: KeptMatrices | None = None
-        if isinstance(arithmetic, Q8Arithmetic) and config.packed_dir is not None and weights_sha256 is not None:
-            kept = KeptMatrices(arithmetic, config.packed_dir, weights_sha256)
+        packed_dir = config.packed_dir if config.keep_packed else None
+        if isinstance(arithmetic, Q8Arithmetic) and packed_dir is not None and weights_sha256 is not None:
+            kept = KeptMatrices(arithmetic, packed_dir, weights_sha256, (folder / "config.json").read_bytes())
         decoder = load_lean(folder, checkpoint, files, arithmetic, kept)
         paged, exact = arithmetic.attention, arithmetic.exact
     else:

@@ -24,3 +24,20 @@ def locked(path: Path, waiting: Callable[[], AbstractContextManager[object]]) ->
             with waiting():
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+@contextmanager
+def locked_if_free(path: Path) -> Generator[bool]:
+    """Hold an exclusive lock for a block where nobody else has it, and yield whether it is held.
+
+    Args:
+        path: As of `locked`.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True

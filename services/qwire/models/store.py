@@ -28,7 +28,7 @@ class ModelStore:
     """Prepares models under one folder.
 
     Layout: `files/` the published files, kept so that a newer conversion needs no download; `checkpoints/` the
-    converted ones; `hub/` snapshots; `locks/`.
+    converted ones; `hub/` snapshots; `locks/`. Engines keep `kernels/` and `packed/` beside them.
 
     Args:
         cache_dir: That folder; made when needed. Several processes may share it.

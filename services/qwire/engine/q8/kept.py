@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,17 +19,18 @@ from torch import Tensor
 
 from qwire.engine.q8.build import sources_sha256
 from qwire.engine.q8.kernel import Q8Arithmetic, Q8Matrix
-from qwire.engine.resident import release_mapped
 from qwire.engine.weight_files import WeightFiles
 from qwire.models.errors import ModelError
+from qwire.models.file_lock import locked_if_free
 from qwire.models.manifest import Manifest
 from qwire.telemetry.logging import get_logger
 
 log = get_logger(__name__)
 
+_FORMAT = 1
+"""To be raised when the loader names, joins or converts weights otherwise, or `_Facts` changes."""
 _FACTS = "facts.json"
-_DIGITS = 16
-_STALE_S = 86400.0  # no start takes as long
+_STALE_S = 7 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,22 +45,26 @@ class KeptMatrices:
     """Quantizes the matrices of one checkpoint, or takes them as an earlier start left them.
 
     They lie in a folder of their own, a file for each, with a manifest of their digests; where one differs, all are
-    made again. The folder's name tells the weights and the code that quantizes, so that others are never taken for
-    them; all CPUs make the same of them. A folder appears as a whole. Where it cannot be written or read, the log says
-    so, and that is all.
+    made again. The folder's name tells weights, configuration and the code that quantizes, so that others are never
+    taken for them; all CPUs make the same of them. One process at a time makes them, and the others meanwhile go
+    without. Where nothing can be written or read, the log says so, and that is all.
 
     Args:
         arithmetic: Quantizes.
         folder: Where such folders lie; made when needed. Several processes and machines may share it.
         weights_sha256: See `Checkpoint.weights_sha256`.
+        config: The content of `config.json`.
     """
 
-    def __init__(self, arithmetic: Q8Arithmetic, folder: Path, weights_sha256: str) -> None:
+    def __init__(self, arithmetic: Q8Arithmetic, folder: Path, weights_sha256: str, config: bytes) -> None:
+        facts = (weights_sha256, hashlib.sha256(config).hexdigest(), sources_sha256(), str(_FORMAT))
         self._arithmetic = arithmetic
-        self._weights = weights_sha256[:_DIGITS]
-        self._folder = folder / f"{self._weights}-{sources_sha256()[:_DIGITS]}"
-        self._facts = self._read_facts()
+        self._weights = weights_sha256[:16]
+        self._folder = folder / f"{self._weights}-{hashlib.sha256(' '.join(facts).encode()).hexdigest()[:32]}"
+        self._making = self._folder.with_suffix(".making")
         self._scratch: Path | None = None
+        self._lock = ExitStack()
+        self._facts = self._read_facts()
         if self._facts is None:
             self._begin()
 
@@ -74,7 +80,7 @@ class KeptMatrices:
             try:
                 return self._restored(self._folder / f"{name}.safetensors", bias)
             except Exception as error:  # noqa: BLE001 - safetensors' own too: it was removed meanwhile
-                log.warning("packed_weights_unusable", reason=str(error))
+                log.warning("packed_weights_unusable", matrix=name, reason=str(error))
         matrix = self._arithmetic.pack(read(), bias)
         if self._scratch is not None:
             try:
@@ -82,7 +88,7 @@ class KeptMatrices:
                 shape = {"rows": str(matrix.rows), "columns": str(matrix.columns)}
                 save_file(tensors, self._scratch / f"{name}.safetensors", shape)
             except Exception as error:  # noqa: BLE001 - safetensors' own, where the disk is full
-                self._give_up(error)
+                self._give_up(str(error))
         return matrix
 
     def finish(self, files: WeightFiles) -> None:
@@ -91,14 +97,11 @@ class KeptMatrices:
             files.parameters, files.non_finite = self._facts.parameters, self._facts.non_finite
         elif self._scratch is not None:
             try:
-                facts = _Facts(files.parameters, files.non_finite)
-                (self._scratch / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
-                Manifest.describe(self._scratch).write(self._scratch)
-                shutil.rmtree(self._folder, ignore_errors=True)  # what is there was not usable
-                self._scratch.rename(self._folder)
-                self._forget_others()
-            except OSError as error:  # or another process was faster
-                self._give_up(error)
+                self._complete(self._scratch, _Facts(files.parameters, files.non_finite))
+            except OSError as error:
+                self._give_up(str(error))
+        self._lock.close()
+        self._forget_others()
 
     def _read_facts(self) -> _Facts | None:
         """Return what was kept; None = nothing usable was."""
@@ -107,38 +110,53 @@ class KeptMatrices:
             if manifest is None:
                 return None
             manifest.verify(self._folder)
-            os.utime(self._folder)  # see `_forget_others`
-            return _Facts(**json.loads((self._folder / _FACTS).read_bytes()))
-        except (ModelError, OSError) as error:
+            facts = _Facts(**json.loads((self._folder / _FACTS).read_bytes()))
+        except (ModelError, OSError, ValueError, TypeError) as error:
             log.warning("packed_weights_unusable", reason=str(error))
             return None
+        with suppress(OSError):  # another user's; see `_forget_others`
+            os.utime(self._folder)
+        return facts
 
     def _restored(self, path: Path, bias: Tensor | None) -> Q8Matrix:
         file: Any
         with safe_open(path, framework="pt") as file:
             shape = file.metadata()
             matrix = Q8Matrix(self._arithmetic.library, int(shape["rows"]), int(shape["columns"]), bias)
-            values, scales = file.get_tensor("values"), file.get_tensor("scales")
-            matrix.copy_from(values, scales)
-            release_mapped(values)
+            matrix.copy_from(file.get_tensor("values"), file.get_tensor("scales"))
         return matrix
 
     def _begin(self) -> None:
         """Make a folder to write to, which gets its name when it is complete."""
         try:
-            self._folder.parent.mkdir(parents=True, exist_ok=True)
-            self._scratch = Path(tempfile.mkdtemp(dir=self._folder.parent, prefix=f"{self._weights}-making-"))
+            if not self._lock.enter_context(locked_if_free(self._folder.with_suffix(".lock"))):
+                log.info("packed_weights_not_kept", reason="another process makes them")
+                return
+            shutil.rmtree(self._making, ignore_errors=True)  # of one that was killed
+            self._making.mkdir()
+            self._scratch = self._making
         except OSError as error:
-            self._give_up(error)
+            self._give_up(str(error))
 
-    def _give_up(self, error: Exception) -> None:
-        log.info("packed_weights_not_kept", reason=str(error))
+    def _complete(self, scratch: Path, facts: _Facts) -> None:
+        (scratch / _FACTS).write_text(json.dumps(asdict(facts)), encoding="utf-8")
+        Manifest.describe(scratch).write(scratch)
+        readable = scratch.stat().st_mode & 0o666  # safetensors lets nobody else read
+        for path in scratch.iterdir():
+            path.chmod(readable)
+        shutil.rmtree(self._folder, ignore_errors=True)  # what is there was not usable
+        scratch.rename(self._folder)
+        log.info("packed_weights_kept", folder=self._folder.name)
+
+    def _give_up(self, reason: str) -> None:
+        log.info("packed_weights_not_kept", reason=reason)
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
         self._scratch = None
 
     def _forget_others(self) -> None:
-        """Remove what other code made of these weights and has not used for long, and what was left unfinished."""
+        """Remove what other code made of these weights and no start has used for a week."""
         for path in self._folder.parent.glob(f"{self._weights}-*"):
-            if path != self._folder and time.time() - path.stat().st_mtime > _STALE_S:
-                shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):  # somebody else does the same
+                if path.stem != self._folder.name and time.time() - path.stat().st_mtime > _STALE_S:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -59,7 +59,13 @@ class Q8Matrix(KernelMatrix):
         self._library.pack(weight.data_ptr(), self._weight)
 
     def copy_from(self, values: Tensor, scales: Tensor) -> None:
-        """Take the numbers of another matrix of the same weight."""
+        """Take the numbers of another matrix of the same weight.
+
+        Raises:
+            ValueError: They are of another shape.
+        """
+        if (values.shape, scales.shape) != (self.values.shape, self.scales.shape):
+            raise ValueError(f"the values are {[*values.shape]}, not {[*self.values.shape]}")
         self.values.copy_(values)
         self.scales.copy_(scales)
 
