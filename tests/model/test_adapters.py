@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
+from qwire.engine.chunk import TokenChunk
+from qwire.engine.errors import AdapterUnusable
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
 from tests.support.log_lines import collected_log_lines
@@ -252,3 +255,27 @@ async def test_files_that_change_are_another_adapter(tiny_qwen2: Path, adapters:
     scaled = await output_of(engine, asking(prompt, "a"))
     assert scaled == greedy(with_adapter(tiny_qwen2, adapters / "a"), prompt, OUTPUT_TOKENS)
     assert scaled != after
+
+
+async def test_a_generation_goes_on_with_the_files_that_it_began_with(
+    tiny_qwen2: Path, two_adapters: Path, start_engine: StartEngine
+):
+    async def chunks_of(engine: LocalEngine, request: TokenRequest) -> list[TokenChunk]:
+        return [chunk async for chunk in engine.generate(request)]
+
+    engine = await start_engine(tiny_qwen2, adapters_dir=two_adapters)
+    prompt = prompts()[4]
+    chunks = await chunks_of(engine, asking(prompt, "one"))
+    whole = [token_id for chunk in chunks for token_id in chunk.token_ids]
+    digests = {info.adapter_id: info.sha256 for info in await engine.adapters()}
+    assert [chunk.adapter_sha256 for chunk in chunks if chunk.timings is not None] == [digests["one"]]
+    assert not any(chunk.adapter_sha256 for chunk in await chunks_of(engine, asking(prompt)))
+
+    shutil.copytree(two_adapters / "two", two_adapters / "one", dirs_exist_ok=True)
+    begun: dict[str, Any] = {"output_token_ids": tuple(whole[:5]), "adapter_sha256": digests["one"]}
+    assert await output_of(engine, asking(prompt, "one", "rest", **begun)) == whole[5:]
+    assert await output_of(engine, asking(prompt, "one", "new")) == await output_of(engine, asking(prompt, "two"))
+    other = await start_engine(tiny_qwen2, adapters_dir=two_adapters)
+    with pytest.raises(AdapterUnusable, match="replaced while the generation ran"):
+        await output_of(other, asking(prompt, "one", "rest", **begun))
+    assert await output_of(other, asking(prompt, "one")) == await output_of(other, asking(prompt, "two"))

@@ -22,6 +22,7 @@ class Received:
         self._request = request
         self.output_token_ids = list(request.output_token_ids)
         self._admitted = request.envelope.admitted
+        self._adapter_sha256 = request.adapter_sha256
         self._told = 0  # prompt tokens, by log-probability
         self._repeated = 0
 
@@ -39,6 +40,7 @@ class Received:
             envelope=envelope,
             output_token_ids=tuple(self.output_token_ids),
             prompt_logprobs=None,
+            adapter_sha256=self._adapter_sha256,
         )
 
     def admit(self) -> None:
@@ -48,6 +50,7 @@ class Received:
     def add(self, chunk: TokenChunk) -> TokenChunk | None:
         """Return what is new in a chunk; None = nothing."""
         self.output_token_ids += chunk.token_ids
+        self._adapter_sha256 = self._adapter_sha256 or chunk.adapter_sha256
         if not chunk.prompt_logprobs:
             return chunk
         news = chunk.prompt_logprobs[self._repeated :]

@@ -78,26 +78,34 @@ class AdapterCache:
         self._line: list[_Waiter] = []
         self._freed = asyncio.Event()
 
-    async def acquire(self, adapter_id: str, user: object) -> Adapter:
+    async def acquire(self, adapter_id: str, user: object, sha256: str = "") -> Adapter:
         """Return an adapter as its files are now. It stays in memory until `release`, also where this fails.
 
         Args:
             adapter_id: Its name.
             user: Whom it is lent to, any hashable thing; it is lent no other one.
+            sha256: The digest that it must have, be it in memory only; empty = any.
 
         Raises:
             AdapterNotFound: There is none of this name.
-            AdapterUnusable: It cannot be applied to this model.
+            AdapterUnusable: It cannot be applied to this model, or has another digest.
             QueueFull: All adapters in memory are used, and too many generations wait for that to change.
         """
-        source = await asyncio.to_thread(self._folder.find, adapter_id)
-        key = adapter_id, source.stamp
-        place = self._place(key, source, is_first=not self._line) or await self._wait(key, source)
+        key = self._in_memory(adapter_id, sha256)
+        if key is None:
+            source = await asyncio.to_thread(self._folder.find, adapter_id)
+            key = adapter_id, source.stamp
+            place = self._place(key, source, is_first=not self._line) or await self._wait(key, source)
+        else:
+            place = self._places[key]
         self._places.move_to_end(key)
         place.users.add(user)
         self._lent[user] = place
         # The load goes on when this one leaves: another one may wait for it, or will come.
-        return await asyncio.shield(place.loading)
+        adapter = await asyncio.shield(place.loading)
+        if sha256 not in ("", adapter.sha256):
+            raise AdapterUnusable(adapter_id, "its files were replaced while the generation ran; begin a new one")
+        return adapter
 
     def release(self, user: object) -> None:
         """Take back what a user was lent, if anything."""
@@ -105,6 +113,11 @@ class AdapterCache:
         if place is not None:
             place.users.discard(user)
             self._freed.set()
+
+    def _in_memory(self, adapter_id: str, sha256: str) -> _Key | None:
+        """Return which adapter in memory has a digest, whatever its files are by now; None = none has."""
+        loaded = ((key, place.loading.result()) for key, place in self._places.items() if place.is_loaded)
+        return next((key for key, one in loaded if key[0] == adapter_id and one.sha256 == sha256), None)
 
     async def infos(self) -> tuple[AdapterInfo, ...]:
         """Return what there is, in memory and not, in order of the names."""

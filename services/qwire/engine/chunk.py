@@ -90,6 +90,7 @@ class TokenChunk:
             prompt's first token has None, as nothing is before it. At most `MAX_PROMPT_RECORDS`. All of them come
             before the first output token.
         cached_prompt_tokens: As of `Finish`, with `timings` and for the same reason.
+        adapter_sha256: Digest of the adapter's files, with `timings`; empty = it has none. See `TokenRequest`.
     """
 
     token_ids: tuple[int, ...]
@@ -98,3 +99,4 @@ class TokenChunk:
     logprobs: tuple[TokenLogprobs, ...] = ()
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     cached_prompt_tokens: int = 0
+    adapter_sha256: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import replace
 
 from qwire.engine.chunk import MAX_PROMPT_RECORDS, Finish, FinishReason, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import (
@@ -192,8 +193,12 @@ class FakeEngine:
             is_last = position == len(output) - 1
             finish = self._finish(request, output, timings) if is_last else None
             logprobs = _logprobs(request, output[position])
-            yield TokenChunk((output[position],), finish, None if first else timings, logprobs)
+            chunk = TokenChunk((output[position],), finish, None if first else timings, logprobs)
+            yield chunk if first else replace(chunk, adapter_sha256=self._adapter_sha256(request))
             first = first or now
+
+    def _adapter_sha256(self, request: TokenRequest) -> str:
+        return next((info.sha256 for info in self.adapter_infos if info.adapter_id == request.adapter), "")
 
     def _output(self, request: TokenRequest) -> Sequence[int]:
         output = list(self._script(request))[: request.stop.max_output_tokens]

@@ -103,5 +103,7 @@ class Preparation:
     async def _prepare(self, request: TokenRequest, user: object) -> Prepared:
         constraint, output = request.constraint, request.output_token_ids
         matcher = None if constraint is None else await self._matchers.matcher(constraint, output)
-        adapter = await self._adapters.acquire(request.adapter, user) if request.adapter else None
+        adapter = None
+        if request.adapter:
+            adapter = await self._adapters.acquire(request.adapter, user, request.adapter_sha256)
         return Prepared(matcher, adapter)

@@ -100,6 +100,8 @@ class TokenRequest:
         constraint: What the output must match; not with `stop.min_output_tokens` or `stop.ignore_eos`, which would have
             it go on where nothing may follow. None = anything.
         adapter: The name of an adapter to apply to the model; empty = the model as it is.
+        adapter_sha256: Digest that its files must have, as the chunks of the output so far told it; empty = they are
+            taken as they are now.
     """
 
     prompt_token_ids: tuple[int, ...]
@@ -111,3 +113,4 @@ class TokenRequest:
     prompt_logprobs: int | None = None
     constraint: Constraint | None = None
     adapter: str = ""
+    adapter_sha256: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 from qwire.engine.chunk import MAX_PROMPT_RECORDS, Finish, Timings, TokenChunk, TokenLogprobs
 from qwire.engine.errors import EngineError
@@ -64,8 +65,9 @@ class TokenStream:
             return self._next_of_prompt()
         if not self._token_ids and self._failure is not None:
             raise self._failure
-        timings, cached = (None, 0) if self._begun else (self._timings(), self.sequence.cached_prompt_tokens)
-        chunk = TokenChunk(tuple(self._token_ids), self._finish, timings, tuple(self._logprobs), (), cached)
+        chunk = TokenChunk(tuple(self._token_ids), self._finish, logprobs=tuple(self._logprobs))
+        if not self._begun:
+            chunk = self._with_beginning(chunk)
         self._begun = True
         self._token_ids.clear()
         self._logprobs.clear()
@@ -80,9 +82,14 @@ class TokenStream:
             self._ready.clear()
         return TokenChunk((), prompt_logprobs=records)
 
-    def _timings(self) -> Timings:
-        """Return the stations passed so far."""
+    def _with_beginning(self, chunk: TokenChunk) -> TokenChunk:
+        """Return the first chunk with what is known of the generation as it begins."""
         sequence = self.sequence
-        return Timings(
-            sequence.arrived_unix_ns, sequence.scheduled_unix_ns, sequence.first_token_unix_ns, time.time_ns()
+        return replace(
+            chunk,
+            timings=Timings(
+                sequence.arrived_unix_ns, sequence.scheduled_unix_ns, sequence.first_token_unix_ns, time.time_ns()
+            ),
+            cached_prompt_tokens=sequence.cached_prompt_tokens,
+            adapter_sha256="" if sequence.adapter is None else sequence.adapter.sha256,
         )

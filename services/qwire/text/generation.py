@@ -90,6 +90,7 @@ class Generation:
         self._timings = Timings(now, now, now, now)
         self._timed = False
         self._cached_prompt_tokens = 0
+        self._adapter_sha256 = request.adapter_sha256
         self._timed_ns = time.monotonic_ns()
         self._replay(request.output_token_ids)
 
@@ -98,6 +99,7 @@ class Generation:
         if chunk.timings is not None and not self._timed:
             self._timings, self._timed, self._timed_ns = chunk.timings, True, time.monotonic_ns()
             self._cached_prompt_tokens = chunk.cached_prompt_tokens
+            self._adapter_sha256 = chunk.adapter_sha256
         events = self._take(chunk.token_ids, self._ending(chunk.finish), chunk.logprobs)
         if self.finished is None and self._output.budget_spent:
             events += self._end_thinking(self._ends.thinking)
@@ -146,9 +148,8 @@ class Generation:
             # Not where the caller brought all of its thinking along: nobody has admitted that yet.
             admitted = self.request.envelope.admitted or self._timed
             envelope = replace(self.request.envelope, request_id=request_id, admitted=admitted)
-            self.request = replace(
-                self.request, envelope=envelope, output_token_ids=tuple(self._token_ids), prompt_logprobs=None
-            )
+            self.request = replace(self.request, envelope=envelope, output_token_ids=tuple(self._token_ids))
+            self.request = replace(self.request, prompt_logprobs=None, adapter_sha256=self._adapter_sha256)
         return events
 
     def _take_given(self, token_ids: tuple[int, ...]) -> list[Delta | ToolCalled]:

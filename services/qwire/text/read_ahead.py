@@ -163,6 +163,7 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
         logprobs=tuple(record for chunk in chunks for record in chunk.logprobs),
         timings=next((chunk.timings for chunk in chunks if chunk.timings is not None), None),
         cached_prompt_tokens=max(chunk.cached_prompt_tokens for chunk in chunks),
+        adapter_sha256=max(chunk.adapter_sha256 for chunk in chunks),
     )
 
 

@@ -215,6 +215,34 @@ async def test_one_whose_files_changed_is_another_one(folder: Folder):
     assert await cache.acquire("a", "4") is new
 
 
+async def test_one_that_is_in_memory_is_lent_by_its_digest_whatever_its_files_are(folder: Folder):
+    cache = folder.cache(capacity=2)
+    old = await cache.acquire("a", "1")
+    cache.release("1")
+    folder.write("a", "new")
+    assert await cache.acquire("a", "2", old.sha256) is old
+    (folder.root / "a" / "adapter_config.json").unlink()
+    assert await cache.acquire("a", "3", old.sha256) is old
+    assert folder.loads == ["a"]
+
+
+async def test_one_whose_digest_is_gone_is_refused(folder: Folder):
+    cache = folder.cache(capacity=1)
+    old = await cache.acquire("a", "1")
+    cache.release("1")
+    await cache.acquire("b", "2")
+    cache.release("2")
+    assert (await cache.acquire("a", "3", old.sha256)).sha256 == old.sha256
+    cache.release("3")
+    await cache.acquire("b", "4")
+    cache.release("4")
+    folder.write("a", "new")
+    with pytest.raises(AdapterUnusable, match="replaced while the generation ran"):
+        await cache.acquire("a", "5", old.sha256)
+    cache.release("5")
+    assert (await cache.acquire("a", "6")).sha256 != old.sha256
+
+
 async def test_adapters_are_listed_with_what_is_wrong(folder: Folder):
     (folder.root / "b" / "adapter_config.json").write_text("{")
     (folder.root / "c" / "adapter_model.safetensors").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from qwire.engine.chunk import MAX_PROMPT_RECORDS, TokenChunk, TokenLogprobs
 from qwire.engine.errors import EngineUnavailable
 from qwire.engine.fake import FakeEngine
+from qwire.engine.protocol import AdapterInfo
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.serve.config import ReplicaSettings
 from qwire.serve.handle import ReplicaHandle
@@ -27,8 +29,9 @@ REQUEST = TokenRequest(PROMPT, Envelope("a"), StopParams(4), top_logprobs=2, pro
 class MortalReplicas:
     """Replicas that each die after so many chunks; the last one lives."""
 
-    def __init__(self, *deaths: int) -> None:
+    def __init__(self, *deaths: int, adapter_sha256: str = "") -> None:
         self._deaths = list(deaths)
+        self._adapters = (AdapterInfo("one", 2, loaded=True, sha256=adapter_sha256),)
         self.requests: list[TokenRequest] = []
 
     async def stream(
@@ -37,7 +40,9 @@ class MortalReplicas:
         assert (method, version, route.replica) == ("generate", "v1", "")
         self.requests.append(request)
         left = self._deaths.pop(0) if self._deaths else None
-        async with aclosing(FakeEngine().generate(request)) as chunks:
+        engine = FakeEngine()
+        engine.adapter_infos = self._adapters
+        async with aclosing(engine.generate(request)) as chunks:
             async for chunk in chunks:
                 if left == 0:
                     raise EngineUnavailable(0.001)
@@ -45,7 +50,9 @@ class MortalReplicas:
                 yield chunk
 
 
-async def told(replicas: MortalReplicas) -> tuple[list[int], list[TokenLogprobs], list[TokenLogprobs | None]]:
+async def told(
+    replicas: MortalReplicas, request: TokenRequest = REQUEST
+) -> tuple[list[int], list[TokenLogprobs], list[TokenLogprobs | None]]:
     engine = RemoteEngine(
         cast("ReplicaHandle", replicas),
         "v1",
@@ -53,7 +60,7 @@ async def told(replicas: MortalReplicas) -> tuple[list[int], list[TokenLogprobs]
         FailoverRecorder(Telemetry.disabled(), "tiny"),
     )
     chunks: list[Any] = []
-    async with asyncio.timeout(30), aclosing(engine.generate(REQUEST)) as generation:
+    async with asyncio.timeout(30), aclosing(engine.generate(request)) as generation:
         async for chunk in generation:
             assert chunk.token_ids or chunk.prompt_logprobs
             chunks.append(chunk)
@@ -73,3 +80,10 @@ async def test_everything_is_told_once_wherever_replicas_die(deaths: tuple[int, 
     assert len(mortal.requests) == len(deaths) + 1
     for request in mortal.requests:
         assert (request.prompt_logprobs is None) == (len(request.output_token_ids) > 0)
+
+
+async def test_it_goes_on_with_the_adapter_that_it_began_with() -> None:
+    mortal = MortalReplicas(0, 2, 1, adapter_sha256="first")
+    await told(mortal, replace(REQUEST, adapter="one", prompt_logprobs=None))
+    assert [request.adapter_sha256 for request in mortal.requests] == ["", "", "first", "first"]
+    assert [len(request.output_token_ids) for request in mortal.requests] == [0, 0, 2, 3]

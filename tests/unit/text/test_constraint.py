@@ -8,7 +8,7 @@ import pytest
 
 from qwire.engine.constraint import Constraint, ConstraintKind
 from qwire.engine.fake import FakeEngine
-from qwire.engine.protocol import ModelCard
+from qwire.engine.protocol import AdapterInfo, ModelCard
 from qwire.engine.request import Envelope, TokenRequest
 from qwire.text.event import Delta, GenerationEvent
 from qwire.text.generator import Generator
@@ -21,7 +21,13 @@ CHOICE = Constraint(ConstraintKind.CHOICE, choices=("yes", "no"))
 
 
 async def asked(
-    processor: TextProcessor, card: ModelCard, prompt: Prompt, said: list[int], budget: int | None = None
+    processor: TextProcessor,
+    card: ModelCard,
+    prompt: Prompt,
+    said: list[int],
+    *,
+    budget: int | None = None,
+    adapter: str = "",
 ) -> tuple[list[TokenRequest], list[GenerationEvent]]:
     """Return what the engine was asked for, and what came of it."""
 
@@ -29,9 +35,12 @@ async def asked(
         given = list(request.output_token_ids)
         return said if given == said[: len(given)] else [*given, *said[-2:]]
 
-    engine = FakeEngine(script, card=replace(card, constraints=True, context_tokens=512))
+    engine = FakeEngine(script, card=replace(card, constraints=True, adapters=True, context_tokens=512))
+    engine.adapter_infos = (AdapterInfo("one", 2, loaded=True, sha256="first"),)
     generator = Generator(processor, engine, await engine.card())
-    request = GenerationRequest(prompt, Envelope("a"), constraint=CHOICE, reasoning_budget_tokens=budget)
+    request = GenerationRequest(
+        prompt, Envelope("a"), constraint=CHOICE, reasoning_budget_tokens=budget, adapter=adapter
+    )
     return engine.requests, [event async for event in generator.stream(request)]
 
 
@@ -68,3 +77,12 @@ async def test_a_spent_budget_puts_nothing_in_front_of_the_answer(
     assert requests[1].output_token_ids[-1] == control_ids["</think>"]
     text = [event.text for event in events if isinstance(event, Delta) and event.channel is Channel.TEXT]
     assert "".join(text) == "y"
+
+
+async def test_after_a_spent_budget_the_adapter_is_the_same_one(
+    thinker: TextProcessor, card: ModelCard, control_ids: dict[str, int]
+):
+    (answer,) = thinker.encode(TextPrompt("y"))
+    said = [control_ids["<think>"], *[answer] * 9, answer, control_ids["<|im_end|>"]]
+    requests, _ = await asked(thinker, card, ASK, said, budget=4, adapter="one")
+    assert [(request.adapter, request.adapter_sha256) for request in requests] == [("one", ""), ("one", "first")]
