@@ -270,6 +270,8 @@ async def test_a_generation_goes_on_with_the_files_that_it_began_with(
     digests = {info.adapter_id: info.sha256 for info in await engine.adapters()}
     assert [chunk.adapter_sha256 for chunk in chunks if chunk.timings is not None] == [digests["one"]]
     assert not any(chunk.adapter_sha256 for chunk in await chunks_of(engine, asking(prompt)))
+    read = await chunks_of(engine, asking(prompt, "one", prompt_logprobs=0))
+    assert {chunk.adapter_sha256 for chunk in read if chunk.prompt_logprobs} == {digests["one"]}
 
     shutil.copytree(two_adapters / "two", two_adapters / "one", dirs_exist_ok=True)
     begun: dict[str, Any] = {"output_token_ids": tuple(whole[:5]), "adapter_sha256": digests["one"]}

@@ -155,11 +155,22 @@ def wrong(function: Callable[[], Tensor]) -> Recording:
     return Recording(replay, recording.output)
 
 
+def forgetful(function: Callable[[], Tensor]) -> Recording:
+    """Replay the output, and not what a step writes beside it."""
+
+    def write_nothing(*_arguments: object) -> None:
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(KVPool, "write", write_nothing)
+        return TracedRecorder()(function)
+
+
 def refused(_function: Callable[[], Tensor]) -> Recording:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-@pytest.mark.parametrize(("record", "reason"), [(wrong, "differs"), (refused, "not permitted")])
+@pytest.mark.parametrize(("record", "reason"), [(wrong, "differs"), (forgetful, "differs"), (refused, "not permitted")])
 @pytest.mark.usefixtures("recorder")
 async def test_what_cannot_be_recorded_is_computed(
     tiny_qwen2: Path, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch, record: Record, reason: str

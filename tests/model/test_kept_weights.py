@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from qwire.engine.checkpoint_config import UnsupportedCheckpoint
 from qwire.engine.config import EngineConfig
 from qwire.engine.feed_forward import DenseFeedForward, SparseFeedForward
 from qwire.engine.lean_decoder import LeanDecoder
@@ -240,6 +241,25 @@ def test_what_a_killed_start_left_is_replaced(tmp_path: Path, load: Load, tiny_q
     read.clear()
     assert_same(load(tiny_qwen2), first)
     assert not read
+
+
+def test_a_start_that_fails_leaves_nothing(
+    tmp_path: Path, load: Load, tiny_qwen2: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = WeightFiles.read
+
+    def broken(files: WeightFiles, name: str) -> Tensor:
+        if name == "lm_head.weight":
+            raise UnsupportedCheckpoint("it is broken")
+        return read(files, name)
+
+    monkeypatch.setattr(WeightFiles, "read", broken)
+    with pytest.raises(UnsupportedCheckpoint):
+        load(tiny_qwen2)
+    assert not folders(tmp_path)
+    monkeypatch.undo()
+    load(tiny_qwen2)
+    assert len(folders(tmp_path)) == 1
 
 
 def test_another_user_can_read_them(

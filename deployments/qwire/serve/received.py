@@ -33,7 +33,7 @@ class Received:
         envelope = replace(self._request.envelope, admitted=self._admitted or begun)
         if len(self.output_token_ids) == len(self._request.output_token_ids):
             self._repeated = self._told
-            return replace(self._request, envelope=envelope)
+            return replace(self._request, envelope=envelope, adapter_sha256=self._adapter_sha256)
         # All about the prompt comes before the first token.
         return replace(
             self._request,

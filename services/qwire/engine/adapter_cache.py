@@ -21,6 +21,8 @@ _logger = get_logger(__name__)
 _RETRY_S = 1.0
 _LINE_S = 5.0  # how long others may still begin with what is in memory while someone waits: a load costs, too
 
+_REPLACED = "its files were replaced while the generation ran; begin a new one"
+
 _Key = tuple[str, Stamp]
 """An adapter whose files change is another one; the old one stays as long as it is used."""
 
@@ -93,7 +95,12 @@ class AdapterCache:
         """
         key = self._in_memory(adapter_id, sha256)
         if key is None:
-            source = await asyncio.to_thread(self._folder.find, adapter_id)
+            try:
+                source = await asyncio.to_thread(self._folder.find, adapter_id)
+            except AdapterNotFound:
+                if sha256:
+                    raise AdapterUnusable(adapter_id, _REPLACED) from None
+                raise
             key = adapter_id, source.stamp
             place = self._place(key, source, is_first=not self._line) or await self._wait(key, source)
         else:
@@ -104,7 +111,7 @@ class AdapterCache:
         # The load goes on when this one leaves: another one may wait for it, or will come.
         adapter = await asyncio.shield(place.loading)
         if sha256 not in ("", adapter.sha256):
-            raise AdapterUnusable(adapter_id, "its files were replaced while the generation ran; begin a new one")
+            raise AdapterUnusable(adapter_id, _REPLACED)
         return adapter
 
     def release(self, user: object) -> None:

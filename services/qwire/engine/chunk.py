@@ -90,7 +90,7 @@ class TokenChunk:
             prompt's first token has None, as nothing is before it. At most `MAX_PROMPT_RECORDS`. All of them come
             before the first output token.
         cached_prompt_tokens: As of `Finish`, with `timings` and for the same reason.
-        adapter_sha256: Digest of the adapter's files, with `timings`; empty = it has none. See `TokenRequest`.
+        adapter_sha256: Digest of the adapter's files, with `timings` and with `prompt_logprobs`; empty = it has none.
     """
 
     token_ids: tuple[int, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -52,15 +53,20 @@ class CudaRecorder:
     def _try_out(self, function: Callable[[], Tensor]) -> None:
         """Call it, for what libraries do at a first call, and again to see whether it waits for the device.
 
-        To find that out while recording would leave torch's allocator in the middle of it for good.
+        To find that out while recording would leave torch's allocator in the middle of it for good. Torch is to warn
+        and no more, as it does so whichever thread of the process waits: an engine beside this one must not fail by it.
         """
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            function()
-            before = torch.cuda.get_sync_debug_mode()
-            torch.cuda.set_sync_debug_mode("error")
-            try:
+        before = torch.cuda.get_sync_debug_mode()
+        try:
+            with torch.cuda.stream(self._stream), warnings.catch_warnings(record=True) as caught:
                 function()
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
-        torch.cuda.current_stream().wait_stream(self._stream)
+                warnings.simplefilter("always")
+                torch.cuda.set_sync_debug_mode("warn")
+                function()
+        finally:
+            torch.cuda.set_sync_debug_mode(before)
+            torch.cuda.current_stream().wait_stream(self._stream)
+        waits = [str(warning.message) for warning in caught if "synchroniz" in str(warning.message)]
+        if waits:
+            raise RuntimeError(waits[0])

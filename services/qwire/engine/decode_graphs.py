@@ -97,6 +97,7 @@ class DecodeGraphs:
             self._attention.batch(self._pool, segments),
             AdapterRows((), device),
         ).clone()
+        self._sequences(rows)  # the noise again, where the new tokens are now: replaying has to write them itself
         self._fill(rows, self._numbers(token_ids, segments))
         recording.replay()
         difference = ((recording.output - expected).abs().max() / expected.abs().max()).item()

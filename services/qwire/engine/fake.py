@@ -181,7 +181,7 @@ class FakeEngine:
         first = 0
         for chunk in _prompt_chunks(request):
             await generation.sleep(self._step_s)
-            yield chunk
+            yield replace(chunk, adapter_sha256=self._adapter_sha256(request))
         output = self._output(request)
         for position in range(len(request.output_token_ids), len(output)):
             if self.fail_after is not None and position >= self.fail_after:

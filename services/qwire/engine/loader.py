@@ -121,7 +121,12 @@ def load_model(
         packed_dir = config.packed_dir if config.keep_packed else None
         if isinstance(arithmetic, Q8Arithmetic) and packed_dir is not None and weights_sha256 is not None:
             kept = KeptMatrices(arithmetic, packed_dir, weights_sha256, (folder / "config.json").read_bytes())
-        decoder = load_lean(folder, checkpoint, files, arithmetic, kept)
+        try:
+            decoder = load_lean(folder, checkpoint, files, arithmetic, kept)
+        except BaseException:
+            if kept is not None:
+                kept.abandon()
+            raise
         paged, exact = arithmetic.attention, arithmetic.exact
     else:
         if weights_sha256 is not None and config.quantization in BITSANDBYTES:

@@ -80,7 +80,7 @@ class TokenStream:
         del self._prompt_logprobs[: len(records)]
         if not (self._prompt_logprobs or self._token_ids or self._failure):
             self._ready.clear()
-        return TokenChunk((), prompt_logprobs=records)
+        return TokenChunk((), prompt_logprobs=records, adapter_sha256=self._adapter_sha256)
 
     def _with_beginning(self, chunk: TokenChunk) -> TokenChunk:
         """Return the first chunk with what is known of the generation as it begins."""
@@ -91,5 +91,10 @@ class TokenStream:
                 sequence.arrived_unix_ns, sequence.scheduled_unix_ns, sequence.first_token_unix_ns, time.time_ns()
             ),
             cached_prompt_tokens=sequence.cached_prompt_tokens,
-            adapter_sha256="" if sequence.adapter is None else sequence.adapter.sha256,
+            adapter_sha256=self._adapter_sha256,
         )
+
+    @property
+    def _adapter_sha256(self) -> str:
+        adapter = self.sequence.adapter
+        return "" if adapter is None else adapter.sha256

@@ -85,8 +85,8 @@ class BatchWork:
         return Ended(ItemState.SUCCEEDED, generation.SerializeToString(), tokens)
 
     def partial(self) -> bytes:
-        """Return the generation so far."""
-        if self._resumable:
+        """Return the generation so far; none with an adapter, whose files may be others at the next attempt."""
+        if self._resumable and not self._spec.adapter:
             self._partial = self._builder.generation().SerializeToString()
             self._resumable = False
         return self._partial

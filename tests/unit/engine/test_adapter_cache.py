@@ -241,6 +241,9 @@ async def test_one_whose_digest_is_gone_is_refused(folder: Folder):
         await cache.acquire("a", "5", old.sha256)
     cache.release("5")
     assert (await cache.acquire("a", "6")).sha256 != old.sha256
+    (folder.root / "c").rename(folder.root / ".c")
+    with pytest.raises(AdapterUnusable, match="replaced while the generation ran"):
+        await cache.acquire("c", "7", old.sha256)
 
 
 async def test_adapters_are_listed_with_what_is_wrong(folder: Folder):

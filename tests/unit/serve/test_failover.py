@@ -87,3 +87,7 @@ async def test_it_goes_on_with_the_adapter_that_it_began_with() -> None:
     await told(mortal, replace(REQUEST, adapter="one", prompt_logprobs=None))
     assert [request.adapter_sha256 for request in mortal.requests] == ["", "", "first", "first"]
     assert [len(request.output_token_ids) for request in mortal.requests] == [0, 0, 2, 3]
+    reading = MortalReplicas(1, 0, adapter_sha256="first")
+    await told(reading, replace(REQUEST, adapter="one"))
+    assert [request.adapter_sha256 for request in reading.requests] == ["", "first", "first"]
+    assert [len(request.output_token_ids) for request in reading.requests] == [0, 0, 0]

@@ -103,6 +103,11 @@ class KeptMatrices:
         self._lock.close()
         self._forget_others()
 
+    def abandon(self) -> None:
+        """Keep nothing, as loading failed."""
+        self._give_up("loading failed")
+        self._lock.close()
+
     def _read_facts(self) -> _Facts | None:
         """Return what was kept; None = nothing usable was."""
         try:
@@ -132,6 +137,9 @@ class KeptMatrices:
             if not self._lock.enter_context(locked_if_free(self._folder.with_suffix(".lock"))):
                 log.info("packed_weights_not_kept", reason="another process makes them")
                 return
+            self._facts = self._read_facts()  # one was faster
+            if self._facts is not None:
+                return
             shutil.rmtree(self._making, ignore_errors=True)  # of one that was killed
             self._making.mkdir()
             self._scratch = self._making
@@ -156,7 +164,7 @@ class KeptMatrices:
 
     def _forget_others(self) -> None:
         """Remove what other code made of these weights and no start has used for a week."""
-        for path in self._folder.parent.glob(f"{self._weights}-*"):
-            with suppress(OSError):  # somebody else does the same
+        with suppress(OSError):  # it may not be looked at; or somebody else does the same
+            for path in self._folder.parent.glob(f"{self._weights}-*"):
                 if path.stem != self._folder.name and time.time() - path.stat().st_mtime > _STALE_S:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
