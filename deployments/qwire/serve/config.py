@@ -128,11 +128,12 @@ class ModelSettings(_Settings):
 
     def engine_in(self, cache_dir: Path) -> EngineConfig:
         """Return how it runs, with kernel and quantized weights beside the model files unless configured otherwise."""
-        kernels, packed = (
-            self.engine.kernel_dir or cache_dir / "kernels",
-            self.engine.packed_dir or cache_dir / "packed",
+        engine = self.engine
+        return replace(
+            engine,
+            kernel_dir=engine.kernel_dir or cache_dir / "kernels",
+            packed_dir=engine.packed_dir or cache_dir / "packed",
         )
-        return replace(self.engine, kernel_dir=kernels, packed_dir=packed)
 
     @property
     def served_id(self) -> str:

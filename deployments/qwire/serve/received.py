@@ -31,17 +31,12 @@ class Received:
         # Whoever has seen a part of it is owed the rest, however many others wait.
         begun = self._told > 0 or len(self.output_token_ids) > len(self._request.output_token_ids)
         envelope = replace(self._request.envelope, admitted=self._admitted or begun)
+        request = replace(self._request, envelope=envelope, adapter_sha256=self._adapter_sha256)
         if len(self.output_token_ids) == len(self._request.output_token_ids):
             self._repeated = self._told
-            return replace(self._request, envelope=envelope, adapter_sha256=self._adapter_sha256)
+            return request
         # All about the prompt comes before the first token.
-        return replace(
-            self._request,
-            envelope=envelope,
-            output_token_ids=tuple(self.output_token_ids),
-            prompt_logprobs=None,
-            adapter_sha256=self._adapter_sha256,
-        )
+        return replace(request, output_token_ids=tuple(self.output_token_ids), prompt_logprobs=None)
 
     def admit(self) -> None:
         """Note that a replica had taken it, so that no other one refuses it."""

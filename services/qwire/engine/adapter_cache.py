@@ -93,7 +93,7 @@ class AdapterCache:
             AdapterUnusable: It cannot be applied to this model, or has another digest.
             QueueFull: All adapters in memory are used, and too many generations wait for that to change.
         """
-        key = self._in_memory(adapter_id, sha256)
+        key = self._in_memory(adapter_id, sha256) if sha256 else None
         if key is None:
             try:
                 source = await asyncio.to_thread(self._folder.find, adapter_id)

@@ -20,8 +20,7 @@ def release_freed() -> None:
 
 def release_mapped(tensor: Tensor) -> None:
     """Give back the pages of a tensor that is mapped to a file, and that nobody reads again."""
-    with suppress(AttributeError):
-        _advise(tensor, mmap.MADV_DONTNEED)
+    _advise(tensor, "MADV_DONTNEED")
 
 
 def ask_for_large_pages(tensor: Tensor) -> None:
@@ -29,14 +28,13 @@ def ask_for_large_pages(tensor: Tensor) -> None:
 
     While weights pass by, a look at the page table for each 4 KB of them costs a tenth of the bandwidth.
     """
-    with suppress(AttributeError):
-        _advise(tensor, mmap.MADV_HUGEPAGE)
+    _advise(tensor, "MADV_HUGEPAGE")
 
 
-def _advise(tensor: Tensor, advice: int) -> None:
-    """Advise the system on the pages that belong to the tensor as a whole."""
+def _advise(tensor: Tensor, advice: str) -> None:
+    """Advise a system that knows the advice on the pages that belong to the tensor as a whole."""
     first = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
     length = (tensor.data_ptr() + tensor.nbytes - first) // mmap.PAGESIZE * mmap.PAGESIZE
     if length > 0:
         with suppress(AttributeError, OSError):
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), advice)
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(length), getattr(mmap, advice))
