@@ -125,10 +125,10 @@ class KVCacheManager:
             table.pages.append(self._pool.take(table.pages[-1] + 1))
         return len(table.pages) * self.page_tokens
 
-    def trim(self, sequence: Sequence) -> None:
-        """Take back the pages of a live sequence that hold none of its computed tokens."""
+    def trim(self, sequence: Sequence, tokens: int) -> None:
+        """Take back the pages of a live sequence that hold none of its first `tokens` tokens, at least 1."""
         pages = self._tables[sequence].pages
-        while len(pages) > self._count(sequence.computed_tokens):
+        while len(pages) > self._count(tokens):
             self._pool.give_back(pages.pop())
 
     def pages(self, sequence: Sequence, tokens: int) -> tuple[int, ...]:

@@ -185,7 +185,7 @@ class Scheduler:
             elif behind is not None:
                 holding.append(behind)
             elif tokens.draft:
-                self._cache.trim(sequence)
+                self._cache.trim(sequence, sequence.computed_tokens)
         self._admit()
         return StepPlan(tuple(holding))
 
@@ -193,7 +193,7 @@ class Scheduler:
         """Take back a step that was not computed to its end: everybody stands where the step before left them."""
         for tokens in plan.scheduled:
             if tokens.draft and not tokens.sequence.ended:
-                self._cache.trim(tokens.sequence)
+                self._cache.trim(tokens.sequence, tokens.sequence.total_tokens)  # computed may be none yet
 
     def _make_way(self, now_unix_ns: int) -> list[Sequence]:
         """Admit the first ones of the queue at the cost of lower priorities; return who lost their places."""

@@ -158,3 +158,12 @@ def test_no_token_behind_a_draft_is_a_failure(make_sequence: MakeSequence) -> No
     assert isinstance(sequence.failure, NumericalError)
     assert sequence.output_token_ids == [5, 6]
     assert subject.cache.used_tokens == 0
+
+
+def test_the_first_step_of_a_short_prompt_can_be_given_up(make_sequence: MakeSequence) -> None:
+    subject, sequence = Subject(), make_sequence(1, LONG)
+    subject.scheduler.add(sequence)
+    subject.scheduler.abandon(subject.plan({sequence: (5, 6, 7, 8, 9)}))
+    assert subject.cache.used_tokens == 4, "the pages of the draft are given back, and no other one"
+    subject.draw(subject.plan({sequence: (5, 6)}), 5, 6, 7)
+    assert sequence.output_token_ids == [5, 6, 7]

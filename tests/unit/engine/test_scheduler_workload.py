@@ -213,6 +213,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
         self.cache.check_integrity()
         assert self.cache.used_tokens <= CAPACITY_TOKENS
         assert bool(self.cache.used_tokens) == bool(running)
+        assert all(self.cache.pages(sequence, 1) for sequence in running)
         for sequence in running:
             assert sequence.computed_tokens < sequence.total_tokens <= sequence.limit_tokens
             assert 0 <= sequence.accepted_tokens <= sequence.drafted_tokens
