@@ -225,8 +225,10 @@ async def test_a_request_waits_until_an_adapter_in_use_is_free(
     assert not waiting.done()
     with pytest.raises(QueueFull):
         await output_of(engine, asking("bad", "refused"))
+    admitted = asyncio.ensure_future(output_of(engine, asking("bad", "goes-on", admitted=True)))
     assert len(await output_of(engine, asking("good", "beside"))) == 5
     rest = [token_id async for chunk in running for token_id in chunk.token_ids]
     output = await waiting
+    assert len(await admitted) == 5
     assert [*first.token_ids, *rest] == output, "the two adapters are the same"
     assert [info.adapter_id for info in await engine.adapters() if info.loaded] == ["bad"]

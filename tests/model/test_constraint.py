@@ -188,6 +188,26 @@ async def test_a_constraint_begins_after_its_token(folder: Path, text: Text, sta
         assert (await output_of(engine, resumed(request, token_ids[:cut])))[0] == token_ids[cut:]
 
 
+@pytest.mark.parametrize("opens", [True, False])
+async def test_what_comes_first_says_whether_the_constraint_waits(
+    folder: Path, text: Text, start_engine: StartEngine, *, opens: bool
+):
+    engine = await start_engine(folder, max_running=4)
+    rows = (await engine.card()).vocabulary_tokens
+    opening, closing = rows - 1, rows - 2  # nothing else is written with them
+    bias = {opening: 50.0 if opens else -100.0, closing: 60.0}
+    sampling = replace(SAMPLED, logit_bias=tuple(bias.items()))
+    constraint = replace(choice("yes", "no"), after_token_id=closing, opening_token_id=opening)
+    request = asking("opening", constraint, sampling)
+    token_ids, reason = await output_of(engine, request)
+    assert reason is FinishReason.END_OF_TURN
+    assert (token_ids[0] == opening) is opens
+    start = token_ids.index(closing) + 1 if opens else 0
+    assert text.read(token_ids[start:]) in ("yes", "no")
+    for cut in range(1, len(token_ids)):
+        assert (await output_of(engine, resumed(request, token_ids[:cut])))[0] == token_ids[cut:]
+
+
 async def test_a_turn_does_not_end_before_the_constraint_begins(folder: Path, start_engine: StartEngine):
     engine = await start_engine(folder)
     card = await engine.card()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -17,7 +18,7 @@ from llguidance import LLMatcher, LLTokenizer
 from qwire.engine import matcher, matcher_factory
 from qwire.engine.chunk import FinishReason
 from qwire.engine.constraint import MAX_CHOICES, Constraint, ConstraintKind
-from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, InvalidRequest
+from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, InvalidRequest, QueueFull
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams
 from tests.model.constrained import (
@@ -118,9 +119,11 @@ async def test_a_checkpoint_without_a_tokenizer_takes_no_constraints(tiny_qwen2:
     assert (await refusal_of(engine, asking("any", choice("a")))).field == "constraint"
 
 
-async def test_a_token_that_begins_the_constraint_must_exist(folder: Path, start_engine: StartEngine):
+@pytest.mark.parametrize("name", ["after_token_id", "opening_token_id"])
+async def test_a_token_that_begins_the_constraint_must_exist(folder: Path, start_engine: StartEngine, name: str):
     engine = await start_engine(folder)
-    late = replace(choice("a"), after_token_id=(await engine.card()).vocabulary_tokens)
+    beyond = (await engine.card()).vocabulary_tokens
+    late = replace(choice("a"), **{"after_token_id": 1, name: beyond})
     assert (await refusal_of(engine, asking("late", late))).field == "constraint"
 
 
@@ -237,3 +240,26 @@ async def test_who_waits_for_others_grammars_is_not_to_blame(
     assert [output for output in outputs if isinstance(output, BaseException)] == []
     assert isinstance(refused, DeadlineExceeded)
     assert not engine._preparation._under_way  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_only_so_many_wait_for_their_grammars_but_for_the_admitted(
+    folder: Path, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+):
+    engine = await start_engine(folder, max_running=1, max_waiting=1)
+    make = matcher_factory.MatcherFactory._make  # pyright: ignore[reportPrivateUsage] - to be slow on purpose
+    gate = threading.Event()
+
+    def slowly(*arguments: Any) -> matcher.Matcher:
+        gate.wait()
+        return make(*arguments)
+
+    monkeypatch.setattr(matcher_factory.MatcherFactory, "_make", slowly)
+    two = [asyncio.ensure_future(output_of(engine, asking(name, choice("yes")))) for name in ("first", "second")]
+    await asyncio.sleep(0.1)
+    with pytest.raises(QueueFull):
+        await output_of(engine, asking("third", choice("yes")))
+    admitted = replace(asking("admitted", choice("yes")), envelope=Envelope("admitted", admitted=True))
+    third = asyncio.ensure_future(output_of(engine, admitted))
+    await asyncio.sleep(0.1)
+    gate.set()
+    assert {reason for _, reason in await asyncio.gather(*two, third)} == {FinishReason.END_OF_TURN}

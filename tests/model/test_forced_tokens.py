@@ -94,6 +94,9 @@ async def test_guesses_and_constraints_go_together(folder: Path, start_engine: S
     for index, constraint in enumerate([*CONSTRAINTS, regex("([0-9]+[a-f]){12}"), late]):
         request = asking(str(index), constraint, SAMPLED, 100)
         assert await output_of(engine, request) == await output_of(plain, request)
+    for opening in (free[0], free[1]):  # it is drawn first, and it is not
+        request = asking("4", replace(late, opening_token_id=opening), replace(SAMPLED, temperature=0.5), 100)
+        assert await output_of(engine, request) == await output_of(plain, request)
 
 
 async def test_a_draft_model_may_have_more_or_fewer_rows_that_stand_for_nothing(

@@ -80,13 +80,14 @@ class AdapterCache:
         self._line: list[_Waiter] = []
         self._freed = asyncio.Event()
 
-    async def acquire(self, adapter_id: str, user: object, sha256: str = "") -> Adapter:
+    async def acquire(self, adapter_id: str, user: object, sha256: str = "", *, admitted: bool = False) -> Adapter:
         """Return an adapter as its files are now. It stays in memory until `release`, also where this fails.
 
         Args:
             adapter_id: Its name.
             user: Whom it is lent to, any hashable thing; it is lent no other one.
             sha256: The digest that it must have, be it in memory only; empty = any.
+            admitted: No bound refuses the generation, see `Envelope`.
 
         Raises:
             AdapterNotFound: There is none of this name.
@@ -102,7 +103,11 @@ class AdapterCache:
                     raise AdapterUnusable(adapter_id, _REPLACED) from None
                 raise
             key = adapter_id, source.stamp
-            place = self._place(key, source, is_first=not self._line) or await self._wait(key, source)
+            place = self._place(key, source, is_first=not self._line)
+            if place is None:
+                if len(self._line) >= self._max_waiting and not admitted:
+                    raise QueueFull(_RETRY_S)
+                place = await self._wait(key, source)
         else:
             place = self._places[key]
         self._places.move_to_end(key)
@@ -190,8 +195,6 @@ class AdapterCache:
 
     async def _wait(self, key: _Key, source: AdapterSource) -> _Place:
         """Wait in line. Places are closed meanwhile, one by one, so that steady traffic on what is in memory ends."""
-        if len(self._line) >= self._max_waiting:
-            raise QueueFull(_RETRY_S)
         waiter, closes_at_s = _Waiter(), time.monotonic() + _LINE_S
         self._line.append(waiter)
         try:

@@ -33,12 +33,15 @@ class Constraint:
         choices: The allowed outputs, for CHOICE.
         after_token_id: The constraint begins after this token has been drawn for the first time; until then anything
             may be said, except the end of the turn. None = it begins at once.
+        opening_token_id: Only an output that begins with this token has anything in front of `after_token_id`; in any
+            other the constraint begins at once. None = every output has.
     """
 
     kind: ConstraintKind
     text: str = ""
     choices: tuple[str, ...] = ()
     after_token_id: int | None = None
+    opening_token_id: int | None = None
 
     @property
     def field(self) -> str:

@@ -124,7 +124,7 @@ class LocalEngine:
             load_draft = partial(load_draft_model, draft, config, checkpoint, loaded)
             drafting = await asyncio.get_running_loop().run_in_executor(loader, load_draft)
         card = model_card(checkpoint, loaded, config)
-        engine = cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card), drafting)
+        engine = cls(loaded, card, config, MatcherFactory(checkpoint.folder / "tokenizer.json", card, config), drafting)
         try:
             await asyncio.to_thread(engine._runner.record_decode, config, card.context_tokens)
         except BaseException:

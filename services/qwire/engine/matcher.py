@@ -41,7 +41,8 @@ class Matcher:
         self.failure: InvalidRequest | None = None
         self._constraint = constraint
         self._eos_token_ids = sorted(eos_token_ids)
-        self._begun = constraint.after_token_id is None
+        self._opening = constraint.opening_token_id if constraint.after_token_id is not None else None
+        self._begun = constraint.after_token_id is None or self._opening is not None
         self._followed = 0
         self._mask: bytes | None = None
         self._masked = -1  # how much was followed when the mask was made
@@ -81,7 +82,7 @@ class Matcher:
             matcher failed.
         """
         mask = self.mask(output_token_ids)
-        if mask is None or not self._begun or not _has_one_bit(mask):
+        if mask is None or not self._begun or self._may_open or not _has_one_bit(mask):
             return []
         # Only now: the library answers wrongly where it has not made the mask of the same place before.
         return self._guarded(self._matcher.compute_ff_tokens) or []
@@ -95,7 +96,8 @@ class Matcher:
         """
         if self.mask(output_token_ids) is None:
             return 0
-        if self._begun:
+        opens = self._may_open and list(draft[:1]) == [self._opening]
+        if self._begun and not opens:
             return self._guarded(lambda: self._matcher.validate_tokens(list(draft))) or 0
         for place, token_id in enumerate(draft):
             if token_id in self._eos_token_ids:
@@ -103,6 +105,11 @@ class Matcher:
             if token_id == self._constraint.after_token_id:
                 return place + 1
         return len(draft)
+
+    @property
+    def _may_open(self) -> bool:
+        """Whether the next token says if anything comes in front of the constraint."""
+        return self._opening is not None and self._followed == 0
 
     def _guarded(self, ask: Callable[[], _T]) -> _T | None:
         """Ask the library for what can be done without; None = it panicked, which the next mask will tell."""
@@ -116,7 +123,9 @@ class Matcher:
         for token_id in token_ids:
             if token_id in self._eos_token_ids:
                 return False
-            if not self._begun:
+            if self._may_open and token_id == self._opening:
+                self._begun = False
+            elif not self._begun:
                 self._begun = token_id == self._constraint.after_token_id
             elif not self._matcher.consume_token(token_id):
                 return False
@@ -127,7 +136,10 @@ class Matcher:
         if not self._begun:
             return self._open
         if self._masked != self._followed:
-            self._mask, self._masked = self._allowed(), self._followed
+            mask = self._allowed()
+            if mask is not None and self._may_open:
+                mask = self._with_opening(mask)
+            self._mask, self._masked = mask, self._followed
         return self._mask
 
     def _allowed(self) -> bytes | None:
@@ -139,6 +151,12 @@ class Matcher:
         if not self._matcher.is_accepting():
             mask = self._without_eos(mask)
         return mask if mask.count(0) < len(mask) else None
+
+    def _with_opening(self, mask: bytes) -> bytes:
+        changed = bytearray(mask)
+        if self._opening is not None:
+            changed[self._opening >> 3] |= 1 << (self._opening & 7)
+        return bytes(changed)
 
     def _without_eos(self, mask: bytes) -> bytes:
         if not any(mask[token_id >> 3] >> (token_id & 7) & 1 for token_id in self._eos_token_ids):

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from llguidance import LLTokenizer
 
+from qwire.engine.config import EngineConfig
 from qwire.engine.constraint import Constraint
-from qwire.engine.errors import InvalidRequest
+from qwire.engine.errors import InvalidRequest, QueueFull
 from qwire.engine.matcher import Matcher
 from qwire.engine.protocol import ModelCard
 
 _COMPILE_S = 10.0
 """The library's limits end nearly every compilation within a second."""
+
+_RETRY_S = 1.0
 
 
 class MatcherFactory:
@@ -26,20 +29,40 @@ class MatcherFactory:
     Args:
         tokenizer_file: The checkpoint's tokenizer.json.
         card: The model, with end-of-sequence tokens.
+        config: Bounds who is in the engine, and so who may wait here.
     """
 
-    def __init__(self, tokenizer_file: Path, card: ModelCard) -> None:
+    def __init__(self, tokenizer_file: Path, card: ModelCard, config: EngineConfig) -> None:
         self._tokenizer_file = tokenizer_file
         self._card = card
+        self._max_waiting = config.max_running + config.max_waiting
+        self._waiting = 0
         # One thread of its own: grammars that take long delay only one another.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qwire-grammar")
 
-    async def matcher(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
+    async def matcher(
+        self, constraint: Constraint, output_token_ids: tuple[int, ...], *, admitted: bool = False
+    ) -> Matcher:
         """Return a matcher that stands after the output that its request came with; it may have to wait for others.
+
+        Args:
+            constraint: What it follows.
+            output_token_ids: The output that the request came with.
+            admitted: No bound refuses it, see `Envelope`.
 
         Raises:
             InvalidRequest: The constraint cannot be used, or took too long; or the output does not match it.
+            QueueFull: Too many wait.
         """
+        if self._waiting >= self._max_waiting and not admitted:
+            raise QueueFull(_RETRY_S)
+        self._waiting += 1
+        try:
+            return await self._wait(constraint, output_token_ids)
+        finally:
+            self._waiting -= 1
+
+    async def _wait(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
         loop = asyncio.get_running_loop()
         begun = asyncio.Event()
 

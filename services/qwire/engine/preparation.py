@@ -54,7 +54,7 @@ class Preparation:
             InvalidRequest: The constraint cannot be used.
             AdapterNotFound: There is no adapter of this name.
             AdapterUnusable: The adapter cannot be applied to the model.
-            QueueFull: Too many wait for an adapter.
+            QueueFull: Too many wait for their matchers, or for an adapter.
             DeadlineExceeded: The deadline passed meanwhile.
             GenerationCancelled: `cancel` was called meanwhile.
             EngineUnavailable: `close` was called meanwhile.
@@ -101,9 +101,10 @@ class Preparation:
             task.cancel()
 
     async def _prepare(self, request: TokenRequest, user: object) -> Prepared:
-        constraint, output = request.constraint, request.output_token_ids
-        matcher = None if constraint is None else await self._matchers.matcher(constraint, output)
+        constraint, output, admitted = request.constraint, request.output_token_ids, request.envelope.admitted
+        matcher = None if constraint is None else await self._matchers.matcher(constraint, output, admitted=admitted)
         adapter = None
         if request.adapter:
-            adapter = await self._adapters.acquire(request.adapter, user, request.adapter_sha256)
+            asked = request.adapter, user, request.adapter_sha256
+            adapter = await self._adapters.acquire(*asked, admitted=admitted)
         return Prepared(matcher, adapter)

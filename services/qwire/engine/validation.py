@@ -68,8 +68,9 @@ def _check_constraint(request: TokenRequest, card: ModelCard) -> None:
         raise InvalidRequest("stop.ignore_eos", "It must be false with a constraint, where nothing may follow the end.")
     if request.stop.min_output_tokens > 0:
         raise InvalidRequest("stop.min_output_tokens", "It must be 0 with a constraint, which alone says what may end.")
-    if constraint is not None and constraint.after_token_id is not None:
-        _check_token_ids("constraint", (constraint.after_token_id,), card)
+    if constraint is not None:
+        own = (constraint.after_token_id, constraint.opening_token_id)
+        _check_token_ids("constraint", (token_id for token_id in own if token_id is not None), card)
 
 
 def _check_token_ids(field: str, token_ids: Iterable[int], card: ModelCard) -> None:

@@ -78,14 +78,17 @@ class TextProcessor:
         """Return the constraint of the answer to a prompt, which begins after its thinking.
 
         Raises:
-            InvalidRequest: The model thinks, and no single token tells where it stops.
+            InvalidRequest: The model thinks, and no single token tells where it begins or stops.
         """
         if not self.thinks(prompt, prompt_token_ids):
             return constraint
-        close = self._tokenizer.encode_rendered(THINK_CLOSE, self._tokenizer.control.marker([]))
-        if len(close) != 1:
+        marker = self._tokenizer.control.marker([])
+        tags = [self._tokenizer.encode_rendered(tag, marker) for tag in (THINK_OPEN, THINK_CLOSE)]
+        if any(len(token_ids) != 1 for token_ids in tags):
             raise InvalidRequest("constraint", "is not possible where this model thinks; turn reasoning off")
-        return replace(constraint, after_token_id=close[0])
+        (opening,), (closing,) = tags
+        opened = self._opens_thinking(prompt_token_ids)
+        return replace(constraint, after_token_id=closing, opening_token_id=None if opened else opening)
 
     @property
     def vocabulary_tokens(self) -> int:
@@ -145,9 +148,12 @@ class TextProcessor:
         if not isinstance(prompt, ChatPrompt):
             return OutputSplitter()
         thinking = self.abilities.thinking
-        opened = thinking and self._tail(prompt_token_ids).endswith(THINK_OPEN.encode())
+        opened = thinking and self._opens_thinking(prompt_token_ids)
         tools = [tool.name for tool in prompt.tools]
         return OutputSplitter(thinking=thinking, opened=opened, tools=tools, fragments=fragments)
+
+    def _opens_thinking(self, prompt_token_ids: Sequence[int]) -> bool:
+        return self._tail(prompt_token_ids).endswith(THINK_OPEN.encode())
 
     def _tail(self, prompt_token_ids: Sequence[int]) -> bytes:
         token_bytes = self._tokenizer.token_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,8 @@ from qwire.text.generator import Generator
 from qwire.text.processor import TextProcessor
 from qwire.text.request import ChatMessage, ChatPrompt, GenerationRequest, Prompt, Role, TextPrompt
 from qwire.text.splitter import Channel
+from qwire.text.template import ChatTemplate
+from qwire.text.tokenizer import QwenTokenizer
 
 ASK = ChatPrompt((ChatMessage(Role.USER, "Hello"),))
 CHOICE = Constraint(ConstraintKind.CHOICE, choices=("yes", "no"))
@@ -57,7 +60,17 @@ async def test_it_waits_for_the_end_of_thinking_where_the_model_thinks(
     thinker: TextProcessor, card: ModelCard, control_ids: dict[str, int], prompt: Prompt, *, thinks: bool
 ):
     (request,), _ = await asked(thinker, card, prompt, [control_ids["<|im_end|>"]])
-    assert request.constraint == replace(CHOICE, after_token_id=control_ids["</think>"] if thinks else None)
+    closing, opening = control_ids["</think>"], control_ids["<think>"]
+    waiting = replace(CHOICE, after_token_id=closing, opening_token_id=opening)
+    assert request.constraint == (waiting if thinks else CHOICE)
+
+
+async def test_it_waits_in_any_case_where_the_prompt_opens_the_thinking(
+    folder: Path, thinking_source: str, card: ModelCard, control_ids: dict[str, int]
+):
+    opener = TextProcessor(QwenTokenizer.from_folder(folder), ChatTemplate(thinking_source + "<think>\n"))
+    (request,), _ = await asked(opener, card, ASK, [control_ids["<|im_end|>"]])
+    assert request.constraint == replace(CHOICE, after_token_id=control_ids["</think>"])
 
 
 async def test_a_model_that_does_not_think_begins_at_once(
