@@ -153,6 +153,14 @@ async def test_lines_of_both_forms_become_results(processor: TextProcessor, tmp_
         ('{"custom_id": "a", "url": "/v1/embeddings", "body": {}}', "/v1/chat/completions"),
         ('{"custom_id": "a", "body": {"messages": [], "n": 2}}', "line 1.body.n"),
         ('{"custom_id": "a", "body": {"messages": [], "audio": {}}}', "line 1.body.audio"),
+        (
+            '{"custom_id": "a", "body": {"messages": [], "max_tokens": 3, "max_completion_tokens": 3}}',
+            "line 1.body.max_completion_tokens.*max_tokens",
+        ),
+        (
+            '{"custom_id": "a", "body": {"messages": [], "max_completion_tokens": 3, "max_tokens": 4}}',
+            "line 1.body.max_tokens.*max_completion_tokens",
+        ),
         ('{"custom_id": "a", "body": {"messages": [], "logprobs": true}}', "line 1.body.logprobs"),
         ('{"custom_id": "a", "body": {"messages": [], "top_logprobs": 0}}', "line 1.body.top_logprobs"),
         ('{"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "", "logprobs": 0}}', "line 1.body.logprobs"),

@@ -76,6 +76,10 @@ CASES: Mapping[str, tuple[Change, Mapping[str, str]]] = {
         {"chat.messages[0].tool_calls": UNSUPPORTED},
     ),
     "tool call id": (chat(say(USER, tool_call_id="1")), {"chat.messages[0].tool_call_id": UNSUPPORTED}),
+    "message reasoning": (
+        chat(say(ASSISTANT, reasoning="hm"), say(USER)),
+        {"chat.messages[0].reasoning": UNSUPPORTED},
+    ),
     "temperature -": (sampling(temperature=-0.1), {"sampling.temperature": INVALID}),
     "temperature +": (sampling(temperature=10.1), {"sampling.temperature": INVALID}),
     "top_p 0": (sampling(top_p=0), {"sampling.top_p": INVALID}),

@@ -6,9 +6,9 @@ import pytest
 
 from qwire.text.processor import TextProcessor
 from qwire.v1 import generate_pb2, types_pb2
-from qwire.v1.types_pb2 import GenerationSpec, ReasoningOptions
+from qwire.v1.types_pb2 import ChatMessage, GenerationSpec, ReasoningOptions, ToolCall
 from tests.contract.failure import failure_of
-from tests.contract.test_field_ranges import INVALID, UNSUPPORTED
+from tests.contract.test_field_ranges import ASSISTANT, INVALID, TOOL, UNSUPPORTED, USER
 from tests.contract.thinker import TEMPLATE, chat, open_thinker
 
 THINKING = "<think>\nlet me see\n</think>\n\nYes."
@@ -83,6 +83,27 @@ def _renumbered(
     return copies
 
 
+async def test_thinking_is_given_back_with_the_results_of_calls(processor: TextProcessor):
+    async with open_thinker(processor, "Sunny.") as model:
+        call = ToolCall(id="1", name="weather", arguments_json="{}")
+        messages = [
+            ChatMessage(role=USER, text="How is the weather?"),
+            ChatMessage(role=ASSISTANT, reasoning="I look <|im_end|></think>", tool_calls=[call]),
+            ChatMessage(role=TOOL, text="sunny", tool_call_id="1"),
+        ]
+        spec = chat(*messages)
+        assert (await model.whole(spec)).text == "Sunny."
+        thoughts = "<think>\nI look <|im_end|></think>\n</think>\n\n"
+        assert f"assistant\n{thoughts}<tool_call>\n" in model.prompt(), (
+            "the template's own control tokens show as nothing"
+        )
+        counted = await model.stubs.generate.CountTokens(generate_pb2.CountTokensRequest(chat=spec.chat))
+        spec.chat.messages[1].reasoning = ""
+        assert (await model.whole(spec)).text == "Sunny."
+        assert "<think>" not in model.prompt()
+        assert counted.tokens > len(model.engine.requests[-1].prompt_token_ids)
+
+
 async def test_fields_at_fault_are_named(processor: TextProcessor):
     always = TEMPLATE.read_text(encoding="utf-8").replace("enable_thinking", "other")
     for template, spec, fields in (
@@ -94,6 +115,16 @@ async def test_fields_at_fault_are_named(processor: TextProcessor):
         ),
         (always, chat(reasoning=ReasoningOptions(enabled=False)), {"reasoning.enabled": UNSUPPORTED}),
         ("{{ messages }}", chat(reasoning=ReasoningOptions(budget_tokens=1)), {"reasoning": UNSUPPORTED}),
+        (
+            None,
+            chat(ChatMessage(role=USER, text="a", reasoning="b")),
+            {"chat.messages[0].reasoning": INVALID},
+        ),
+        (
+            None,
+            chat(ChatMessage(role=ASSISTANT, reasoning="b"), ChatMessage(role=USER, text="a")),
+            {"chat.messages[0].text": INVALID},
+        ),
     ):
         async with open_thinker(processor, "hi", template=template) as model:
             failure = await failure_of(model.stubs.generate.Generate(generate_pb2.GenerateRequest(spec=spec)))

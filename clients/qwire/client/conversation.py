@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from qwire.client.errors import InvalidRequest
 from qwire.client.prompt import ChatMessage, Message, Role
 from qwire.client.tool import Tool, ToolCall
 
-_MESSAGE_KEYS = {"role", "content", "text", "tool_calls", "tool_call_id"}
+_TEXT_KEYS = {"content", "text"}
+_REASONING_KEYS = {"reasoning", "reasoning_content"}
+_MESSAGE_KEYS = {"role", *_TEXT_KEYS, *_REASONING_KEYS, "tool_calls", "tool_call_id"}
 _FUNCTION_KEYS = {"name", "description", "parameters"}
 
 
@@ -66,7 +69,7 @@ def json_text(value: object, path: str) -> str:
 def _message(message: Message, path: str) -> ChatMessage:
     if isinstance(message, ChatMessage):
         role = _role(message.role, path)
-        return ChatMessage(role, message.text, _calls(message.tool_calls, path), message.tool_call_id)
+        return replace(message, role=role, tool_calls=_calls(message.tool_calls, path))
     if isinstance(message, Mapping):
         return _mapping(message, path)
     if isinstance(message, tuple) and len(message) == 2:  # pyright: ignore[reportUnnecessaryIsInstance]  # noqa: PLR2004 - callers without a type checker; a pair
@@ -76,16 +79,27 @@ def _message(message: Message, path: str) -> ChatMessage:
 
 def _mapping(message: Mapping[str, Any], path: str) -> ChatMessage:
     keys = set(message)
-    texts = keys & {"content", "text"}
+    texts = keys & _TEXT_KEYS
     if "role" not in keys or keys - _MESSAGE_KEYS or not (len(texts) == 1 or (not texts and "tool_calls" in keys)):
         raise InvalidRequest.of(
-            path, f"the keys role and content (or text), tool_calls and tool_call_id are known, got {sorted(keys)}"
+            path,
+            "the keys role and content (or text), reasoning (or reasoning_content), tool_calls and tool_call_id are"
+            f" known, got {sorted(keys)}",
         )
+    if keys >= _REASONING_KEYS:
+        raise InvalidRequest.of(path, "reasoning and reasoning_content are the same: at most one is allowed")
     text = message.get("content", message.get("text"))
     calls = _calls(message.get("tool_calls") or (), path)
     if text is None and calls:
         text = ""  # what others say where the model said nothing beside its calls
-    return ChatMessage(_role(message["role"], path), cast("str", text), calls, message.get("tool_call_id", ""))
+    reasoning = message.get("reasoning", message.get("reasoning_content"))
+    return ChatMessage(
+        _role(message["role"], path),
+        cast("str", text),
+        calls,
+        message.get("tool_call_id", ""),
+        "" if reasoning is None else reasoning,  # what others say where there was none
+    )
 
 
 def _calls(calls: object, path: str) -> tuple[ToolCall, ...]:

@@ -28,7 +28,7 @@ _SAME = {
     "max_completion_tokens": "max_output_tokens",
     "tools": "tools",
 }
-"""Fields of a body whose meaning is that of one of our options."""
+"""Fields of a body whose meaning is that of one of our options; of two with the same, only one is allowed."""
 _HARMLESS: Mapping[str, tuple[object, ...]] = {
     "stream": (False,),
     "n": (1,),
@@ -65,7 +65,11 @@ def openai_item(line: Mapping[str, Any], where: str) -> BatchItem:
         if value is None:
             continue
         if name in _SAME:
-            options[_SAME[name]] = value
+            option = _SAME[name]
+            if option in options:
+                others = [other for other, same in _SAME.items() if same == option and other != name]
+                raise InvalidRequest.of(f"{where}.body.{name}", f"is not allowed beside {', '.join(others)}")
+            options[option] = value
         elif name in _READERS:
             options |= _READERS[name](value, f"{where}.body.{name}")
         elif name not in _HARMLESS or not _is_one_of(value, _HARMLESS[name]):

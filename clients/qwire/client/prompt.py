@@ -30,12 +30,17 @@ class ChatMessage:
             only beside `tool_calls`.
         tool_calls: Calls that the model asked for in this turn; only with `Role.ASSISTANT`.
         tool_call_id: The id of the call that this message answers; only with `Role.TOOL`, where it is needed.
+        reasoning: The thinking that preceded what the assistant says, without its tags: given back with the results of
+            the calls that it led to, it lets the model go on from there. The model's chat template says which messages
+            keep it: Qwen3's, those after the last one of the user. Only with `Role.ASSISTANT`, and a model with the
+            reasoning capability. Empty = none.
     """
 
     role: Role
     text: str
     tool_calls: Sequence[ToolCall] = ()
     tool_call_id: str = ""
+    reasoning: str = ""
 
     @classmethod
     def result_of(cls, call: ToolCall, text: str) -> ChatMessage:
@@ -59,7 +64,8 @@ class TokenPrompt:
 
 Message = ChatMessage | Mapping[str, Any] | tuple[str | Role, str]
 """A message: a `ChatMessage`, `{"role": "user", "content": "..."}` (or `text` for `content`), or `("user", "...")`.
-A mapping may have `tool_calls` and `tool_call_id` as OpenAI's API has them."""
+A mapping may have `tool_calls` and `tool_call_id` as OpenAI's API has them, and `reasoning` (or `reasoning_content`,
+as OpenAI's format is commonly extended)."""
 
 Prompt = str | Sequence[Message] | TextPrompt | TokenPrompt
 """What to continue: a string is one user message; a sequence is a conversation, oldest message first, the last one from

@@ -147,6 +147,7 @@ def _set_prompt(
         added = target.chat.messages.add(role=_ROLES[message.role])
         set_field(added, at, "text", message.text)
         set_field(added, at, "tool_call_id", message.tool_call_id)
+        set_field(added, at, "reasoning", message.reasoning)
         for index, call in enumerate(message.tool_calls):
             values = {"id": call.id, "name": call.name, "arguments_json": call.arguments_json}
             _assign(added.tool_calls.add(), f"{at}.tool_calls[{index}]", values)

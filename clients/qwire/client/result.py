@@ -201,8 +201,8 @@ class Generation:
 
     @property
     def message(self) -> ChatMessage:
-        """The assistant's message, to go on with the conversation: the answer and the calls, without the thinking."""
-        return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls)
+        """The assistant's message, to go on with the conversation: the answer, the calls and the thinking."""
+        return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls, reasoning=self.reasoning)
 
     def json(self) -> Any:
         """Return the answer, parsed as JSON: for `json_schema` and `json_object`.

@@ -37,7 +37,7 @@ class _QuantizationMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Qu
     QUANTIZATION_METHOD_FP4: _QuantizationMethod.ValueType  # 4
     """bitsandbytes 4-bit float."""
     QUANTIZATION_METHOD_Q8: _QuantizationMethod.ValueType  # 5
-    """8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
+    """8 bits with a scale for every 64 weights, multiplied by the server's own kernel on CPUs."""
 
 class QuantizationMethod(_QuantizationMethod, metaclass=_QuantizationMethodEnumTypeWrapper):
     """How the weights are held."""
@@ -53,7 +53,7 @@ QUANTIZATION_METHOD_NF4: QuantizationMethod.ValueType  # 3
 QUANTIZATION_METHOD_FP4: QuantizationMethod.ValueType  # 4
 """bitsandbytes 4-bit float."""
 QUANTIZATION_METHOD_Q8: QuantizationMethod.ValueType  # 5
-"""8 bits with a scale for every 32 weights, multiplied by the server's own kernel on CPUs."""
+"""8 bits with a scale for every 64 weights, multiplied by the server's own kernel on CPUs."""
 Global___QuantizationMethod: _TypeAlias = QuantizationMethod  # noqa: Y015
 
 @_typing.final
@@ -72,7 +72,7 @@ class ModelCapabilities(_message.Message):
     chat: _builtins.bool
     """GenerationSpec.chat: the model has a chat template."""
     reasoning: _builtins.bool
-    """GenerationSpec.reasoning."""
+    """GenerationSpec.reasoning, and reasoning of messages."""
     tools: _builtins.bool
     """GenerationSpec.tools, ROLE_TOOL and tool_calls."""
     constraints: _builtins.bool

@@ -166,6 +166,7 @@ class ChatMessage(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     TOOL_CALLS_FIELD_NUMBER: _builtins.int
     TOOL_CALL_ID_FIELD_NUMBER: _builtins.int
+    REASONING_FIELD_NUMBER: _builtins.int
     role: Global___Role.ValueType
     """Who speaks. Required."""
     text: _builtins.str
@@ -176,6 +177,13 @@ class ChatMessage(_message.Message):
     """
     tool_call_id: _builtins.str
     """The id of the ToolCall that this message answers, of an earlier message. Only with ROLE_TOOL, where it is required."""
+    reasoning: _builtins.str
+    """The thinking that preceded what the assistant says here, without its tags, as Generation.reasoning tells it. Give
+    it back with the results of the calls that it led to, so that the model goes on from there. Which messages it is
+    rendered in is the model's own chat template's to say: Qwen3's renders it in those after the last message of the
+    user, and leaves it out of those before. Plain text like `text`, and part of the prompt's size. Only with
+    ROLE_ASSISTANT and a model with the reasoning capability. Empty = none.
+    """
     @_builtins.property
     def tool_calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ToolCall]:
         """Calls that the model made in this turn. Only with ROLE_ASSISTANT and a model with the tools capability."""
@@ -187,10 +195,11 @@ class ChatMessage(_message.Message):
         text: _builtins.str = ...,
         tool_calls: _abc.Iterable[Global___ToolCall] | None = ...,
         tool_call_id: _builtins.str = ...,
+        reasoning: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["role", b"role", "text", b"text", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reasoning", b"reasoning", "role", b"role", "text", b"text", "tool_call_id", b"tool_call_id", "tool_calls", b"tool_calls"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -458,7 +467,7 @@ class OutputConstraint(_message.Message):
     A turn can end only where the whole output matches, and ends where nothing can follow: an output that finishes with
     FINISH_REASON_END_OF_TURN matches. One that is cut short, by max_output_tokens, a stop token or a stop string, is the
     beginning of one that would. Where the model thinks before it answers, the constraint begins after the thinking, which
-    the model has to end first.
+    the model has to end first, see also ReasoningOptions.budget_tokens; where it may think and does not, at once.
 
     The constraint comes after every sampling option, which cannot make up for it; log-probabilities are those of the model
     without it. Not allowed with tools, ignore_eos or min_output_tokens. A constraint that cannot be used, or that turns

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwire.engine.protocol import ModelCard
 from qwire.rpc.errors import FieldReason
 from qwire.rpc.fields import FieldChecker
@@ -20,6 +22,7 @@ _ROLES = {
     pb.ROLE_TOOL: Role.TOOL,
 }
 _NO_TOOLS = "the model has no tools capability"
+_NO_REASONING = "the model has no reasoning capability"
 
 _Message = pb.GenerationSpec | generate_pb2.CountTokensRequest
 
@@ -129,12 +132,21 @@ class PromptConverter:
             check.refuse(f"{path}.role", "ROLE_SYSTEM is only allowed as the first message")
         if not message.text and not message.tool_calls:
             check.refuse(f"{path}.text", "must not be empty")
-        role = _ROLES.get(message.role, Role.USER)
+        if message.reasoning:
+            self._check_reasoning(message, path)
+        said = ChatMessage(_ROLES.get(message.role, Role.USER), message.text, reasoning=message.reasoning)
         if not self._abilities.tools:
             self._refuse_tools(message, path)
-            return ChatMessage(role, message.text)
+            return said
         past = calls.calls(message, path)
-        return ChatMessage(role, message.text, past, message.tool_call_id, calls.answered(message, path))
+        answered = calls.answered(message, path)
+        return replace(said, tool_calls=past, tool_call_id=message.tool_call_id, tool_name=answered)
+
+    def _check_reasoning(self, message: pb.ChatMessage, path: str) -> None:
+        if not self._abilities.thinking:
+            self._checker.unsupported(f"{path}.reasoning", _NO_REASONING)
+        elif message.role != pb.ROLE_ASSISTANT:
+            self._checker.refuse(f"{path}.reasoning", "is only allowed with ROLE_ASSISTANT")
 
     def _refuse_tools(self, message: pb.ChatMessage, path: str) -> None:
         """Note what a model without tools cannot take."""

@@ -105,8 +105,8 @@ class TextProcessor:
 
         Raises:
             InvalidRequest: `chat`: the model has no chat template; `chat.messages`: the template refuses them;
-                `chat.messages[i].text`, `chat.messages[i].tool_calls[j]`, `tools.tools[i]` or `text`: it has a
-                surrogate, which no text can contain.
+                `chat.messages[i].text`, `chat.messages[i].reasoning`, `chat.messages[i].tool_calls[j]`,
+                `tools.tools[i]` or `text`: it has a surrogate, which no text can contain.
         """
         match prompt:
             case ChatPrompt():
@@ -174,6 +174,7 @@ def _check_conversation(prompt: ChatPrompt) -> None:
     for index, message in enumerate(prompt.messages):
         path = f"chat.messages[{index}]"
         _check_encodable(message.text, f"{path}.text")
+        _check_encodable(message.reasoning, f"{path}.reasoning")
         for position, call in enumerate(message.tool_calls):
             call.mapped(_checker(f"{path}.tool_calls[{position}]"))
     for index, tool in enumerate(prompt.tools):

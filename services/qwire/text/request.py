@@ -29,6 +29,7 @@ class ChatMessage:
         tool_calls: Calls that the assistant asked for.
         tool_call_id: The call whose result this is, for TOOL.
         tool_name: The tool that was called, for TOOL.
+        reasoning: The thinking that preceded what the assistant says, without its tags; empty = none.
     """
 
     role: Role
@@ -36,6 +37,7 @@ class ChatMessage:
     tool_calls: tuple[PastCall, ...] = ()
     tool_call_id: str = ""
     tool_name: str = ""
+    reasoning: str = ""
 
     def mapped(self, change: TextMap) -> ChatMessage:
         """Return the message with every text in it changed."""
@@ -45,6 +47,7 @@ class ChatMessage:
             tuple(call.mapped(change) for call in self.tool_calls),
             change(self.tool_call_id),
             change(self.tool_name),
+            change(self.reasoning),
         )
 
 

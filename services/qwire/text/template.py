@@ -95,6 +95,8 @@ class ChatTemplate:
 def _plain_message(message: ChatMessage) -> dict[str, Any]:
     """Return a message in the form that chat templates expect."""
     plain: dict[str, Any] = {"role": message.role.value, "content": message.text}
+    if message.reasoning:
+        plain["reasoning_content"] = message.reasoning
     if message.tool_calls:
         plain["tool_calls"] = [
             {"type": "function", "id": call.id, "function": {"name": call.name, "arguments": call.arguments}}

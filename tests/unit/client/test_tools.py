@@ -14,6 +14,7 @@ from qwire.client import (
     Delta,
     FinishReason,
     InvalidRequest,
+    Message,
     Prompt,
     Role,
     Tool,
@@ -88,6 +89,21 @@ def test_every_form_of_calls_and_results_is_the_same_message(prompt: Prompt) -> 
     assert result == types_pb2.ChatMessage(role=types_pb2.ROLE_TOOL, text="sunny", tool_call_id="call_1")
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        ChatMessage(Role.ASSISTANT, "a", reasoning="hm"),
+        {"role": "assistant", "content": "a", "reasoning_content": "hm"},
+        {"role": "assistant", "text": "a", "reasoning": "hm"},
+    ],
+)
+def test_every_form_of_thinking_is_the_same_message(message: Message) -> None:
+    (said,) = generation_spec([message], {}).chat.messages
+    assert said == types_pb2.ChatMessage(role=types_pb2.ROLE_ASSISTANT, text="a", reasoning="hm")
+    (silent,) = generation_spec([{"role": "assistant", "content": "a", "reasoning_content": None}], {}).chat.messages
+    assert silent == types_pb2.ChatMessage(role=types_pb2.ROLE_ASSISTANT, text="a")
+
+
 CALLS = "spec.chat.messages[0].tool_calls"
 
 
@@ -120,6 +136,13 @@ CALLS = "spec.chat.messages[0].tool_calls"
         ([{"role": "tool", "tool_call_id": "1"}], {}, "spec.chat.messages[0]"),
         ([{"role": "tool", "content": "a", "tool_call_id": 5}], {}, "spec.chat.messages[0].tool_call_id"),
         ([{"role": "user", "content": None}], {}, "spec.chat.messages[0].text"),
+        ([{"role": "assistant", "content": "a", "reasoning": 5}], {}, "spec.chat.messages[0].reasoning"),
+        ([ChatMessage(Role.ASSISTANT, "a", reasoning=None)], {}, "spec.chat.messages[0].reasoning"),  # pyright: ignore[reportArgumentType]
+        (
+            [{"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "b"}],
+            {},
+            "spec.chat.messages[0]",
+        ),
     ],
 )
 def test_what_cannot_be_sent_names_its_field(prompt: Any, options: Any, field: str) -> None:
@@ -149,6 +172,8 @@ def test_a_conversation_with_calls() -> None:
             ("sunny", "call_2"),
         ]
         assert [call.id for call in sent[1].tool_calls] == ["call_1", "call_2"]
+        assert [message.reasoning for message in sent] == ["", asked.reasoning, "", ""]
+        assert asked.reasoning.strip() == "hm"
 
 
 async def test_calls_are_events_of_a_stream() -> None:

@@ -101,7 +101,12 @@ TOOL = Tool(
 TURNS = (
     ChatMessage(Role.SYSTEM, "Be brief."),
     ChatMessage(Role.USER, "How is the weather?"),
-    ChatMessage(Role.ASSISTANT, "I look.", (PastCall("1", "weather", {"city": "Köln"}), PastCall("2", "weather", {}))),
+    ChatMessage(
+        Role.ASSISTANT,
+        "I look.",
+        (PastCall("1", "weather", {"city": "Köln"}), PastCall("2", "weather", {})),
+        reasoning="Which city?\n\nKöln.",
+    ),
     ChatMessage(Role.TOOL, "sunny", tool_call_id="1", tool_name="weather"),
     ChatMessage(Role.TOOL, "no city", tool_call_id="2", tool_name="weather"),
 )
@@ -112,6 +117,7 @@ def assert_tool_parity(processor: TextProcessor, peer: object, *, thinking: bool
         {
             "role": turn.role.value,
             "content": turn.text,
+            "reasoning_content": turn.reasoning,
             "tool_calls": [
                 {"type": "function", "function": {"name": call.name, "arguments": call.arguments}}
                 for call in turn.tool_calls

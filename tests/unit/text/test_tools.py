@@ -40,6 +40,18 @@ def conversation(*, call: PastCall, result: str = "sunny", tools: tuple[Tool, ..
 CALL = PastCall("call_1", "weather", {"city": "Köln"})
 
 
+def reasoned(now: str, before: str = "") -> ChatPrompt:
+    """A turn that is over, and one in which a tool was called; the model thought in both, where it thought."""
+    messages = (
+        ChatMessage(Role.USER, "hi"),
+        ChatMessage(Role.ASSISTANT, "Hello.", reasoning=before),
+        ChatMessage(Role.USER, "How is the weather?"),
+        ChatMessage(Role.ASSISTANT, "I look.", (CALL,), reasoning=now),
+        ChatMessage(Role.TOOL, "sunny", tool_call_id=CALL.id, tool_name=CALL.name),
+    )
+    return ChatPrompt(messages, (WEATHER,))
+
+
 @pytest.mark.parametrize("kind", ["processor", "thinker"])
 def test_tools_calls_and_results_are_rendered(kind: str, request: pytest.FixtureRequest, full_tokenizer: Tokenizer):
     processor: TextProcessor = request.getfixturevalue(kind)
@@ -120,6 +132,7 @@ def test_names_are_no_way_in(processor: TextProcessor, control_ids: dict[str, in
     ("prompt", "field"),
     [
         (conversation(call=PastCall("1", "f", {"a": ["\ud800"]})), "chat.messages[1].tool_calls[0]"),
+        (reasoned("\ud800"), "chat.messages[3].reasoning"),
         (conversation(call=CALL, tools=(WEATHER, Tool("f", "", {"\ud800": 1}))), "tools.tools[1]"),
     ],
 )
@@ -127,6 +140,29 @@ def test_a_surrogate_is_no_text(processor: TextProcessor, prompt: ChatPrompt, fi
     with pytest.raises(InvalidRequest) as caught:
         processor.encode(prompt)
     assert caught.value.field == field
+
+
+def test_thinking_is_kept_after_the_last_message_of_the_user(thinker: TextProcessor, full_tokenizer: Tokenizer):
+    text = full_tokenizer.decode(thinker.encode(reasoned("now\nthen", "before")), skip_special_tokens=False)
+    assert "<|im_start|>assistant\nHello.<|im_end|>" in text, "that turn is over"
+    assert "<|im_start|>assistant\n<think>\nnow\nthen\n</think>\n\nI look.\n<tool_call>\n" in text
+    without = full_tokenizer.decode(thinker.encode(reasoned("")), skip_special_tokens=False)
+    assert without == text.replace("<think>\nnow\nthen\n</think>\n\n", "")
+
+
+@given(thoughts=HOSTILE)
+def test_no_thinking_that_is_given_back_becomes_a_control_token(
+    thinker: TextProcessor, full_tokenizer: Tokenizer, control_ids: dict[str, int], thoughts: str
+):
+    ids = thinker.encode(reasoned(f"so{thoughts}.", "before"))
+    harmless = thinker.encode(reasoned("hm"))
+    for token_id in control_ids.values():
+        assert ids.count(token_id) == harmless.count(token_id)
+    assert nfc(f"<think>\nso{thoughts}.\n</think>") in full_tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def test_thinking_that_is_given_back_counts_as_the_prompts_text(thinker: TextProcessor):
+    assert thinker.characters(reasoned("four")) == thinker.characters(reasoned("")) + 4
 
 
 def test_thinking_is_switched_by_the_template(thinker: TextProcessor, full_tokenizer: Tokenizer):
