@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,18 @@ async def test_prompt_lookup_changes_nothing_but_the_number_of_steps(
     assert alone.finish.accepted_tokens > 0
     steps = (await engine.stats()).steps - before
     assert steps == len(alone.token_ids) - alone.finish.accepted_tokens
+
+
+async def test_who_leaves_early_knows_what_was_drafted(tiny_model: Path, start_engine: StartEngine) -> None:
+    engine = await start_engine(tiny_model, draft=tiny_model, **DRAFT)
+    async with aclosing(engine.generate(requests()[0])) as chunks:
+        async for chunk in chunks:
+            if chunk.accepted_tokens:
+                break
+        else:
+            pytest.fail("it ended")
+    stats = await engine.stats()
+    assert 0 < chunk.accepted_tokens <= chunk.drafted_tokens <= stats.drafted_tokens
 
 
 async def test_a_model_that_drafts_for_itself_is_always_right(tiny_model: Path, start_engine: StartEngine) -> None:

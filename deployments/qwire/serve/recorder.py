@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from qwire.engine.chunk import Timings, TokenChunk
@@ -23,14 +23,14 @@ class _Closed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _ClosedEarly:
-    """How a generation ended that its consumer closed."""
+    """How a generation ended that its consumer closed, as its chunks say: what was computed after them is not in it."""
 
     timings: Timings
+    cached_prompt_tokens: int
+    drafted_tokens: int
+    accepted_tokens: int
+    preemptions: int
     reason: Enum = _Closed.CLOSED
-    cached_prompt_tokens: int = 0
-    drafted_tokens: int = 0
-    accepted_tokens: int = 0
-    preemptions: int = 0
 
 
 @dataclass(slots=True)
@@ -39,14 +39,29 @@ class GenerationRecord:
 
     arrived_unix_ns: int = field(default_factory=time.time_ns)
     output_tokens: int = 0
+    first: TokenChunk | None = None
     last: TokenChunk | None = None
-    first_timings: Timings | None = None
 
     def add(self, chunk: TokenChunk) -> None:
-        """Count a chunk; before it is yielded, since the consumer may close at the yield."""
-        self.output_tokens += len(chunk.token_ids)
-        self.first_timings = self.first_timings or chunk.timings
-        self.last = chunk
+        """Take a chunk; before it is yielded, since the consumer may close at the yield."""
+        if chunk.token_ids:
+            self.output_tokens += len(chunk.token_ids)
+            self.first = self.first or chunk
+            self.last = chunk
+
+    @property
+    def closed(self) -> _ClosedEarly | None:
+        """How it ended where its consumer closes it now; None = no token was made."""
+        begun = self.first and self.first.timings
+        if self.first is None or self.last is None or begun is None:
+            return None
+        return _ClosedEarly(
+            replace(begun, finished_unix_ns=time.time_ns()),
+            self.first.cached_prompt_tokens,
+            self.last.drafted_tokens,
+            self.last.accepted_tokens,
+            self.last.preemptions,
+        )
 
 
 class GenerationRecorder:
@@ -81,15 +96,11 @@ class GenerationRecorder:
                 record_generation_spans(self._telemetry, request.envelope, record.last.finish, scope)
 
     def _record_closed(self, request: TokenRequest, record: GenerationRecord, error: BaseException) -> None:
-        first = record.first_timings
-        if first is None:  # no token was made
+        closed = record.closed
+        if closed is None:
             self._record_failure(request, record, error)
             return
-        timings = Timings(
-            first.arrived_unix_ns, first.scheduled_unix_ns, first.first_token_unix_ns, finished_unix_ns=time.time_ns()
-        )
-        scope = self._scope(request, record)
-        record_generation_spans(self._telemetry, request.envelope, _ClosedEarly(timings), scope)
+        record_generation_spans(self._telemetry, request.envelope, closed, self._scope(request, record))
 
     def _record_failure(self, request: TokenRequest, record: GenerationRecord, error: BaseException) -> None:
         scope = self._scope(request, record)

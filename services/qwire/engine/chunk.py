@@ -91,6 +91,9 @@ class TokenChunk:
             before the first output token.
         cached_prompt_tokens: As of `Finish`, with `timings` and for the same reason.
         adapter_sha256: Digest of the adapter's files, with `timings` and with `prompt_logprobs`; empty = it has none.
+        drafted_tokens: As of `Finish`, so far, on chunks with tokens; likewise for who closes the iterator.
+        accepted_tokens: Likewise.
+        preemptions: Likewise.
     """
 
     token_ids: tuple[int, ...]
@@ -100,3 +103,6 @@ class TokenChunk:
     prompt_logprobs: tuple[TokenLogprobs | None, ...] = ()
     cached_prompt_tokens: int = 0
     adapter_sha256: str = ""
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    preemptions: int = 0

@@ -65,7 +65,15 @@ class TokenStream:
             return self._next_of_prompt()
         if not self._token_ids and self._failure is not None:
             raise self._failure
-        chunk = TokenChunk(tuple(self._token_ids), self._finish, logprobs=tuple(self._logprobs))
+        sequence = self.sequence
+        chunk = TokenChunk(
+            tuple(self._token_ids),
+            self._finish,
+            logprobs=tuple(self._logprobs),
+            drafted_tokens=sequence.drafted_tokens,
+            accepted_tokens=sequence.accepted_tokens,
+            preemptions=sequence.preemptions,
+        )
         if not self._begun:
             chunk = self._with_beginning(chunk)
         self._begun = True
