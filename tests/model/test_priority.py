@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qwire.engine.interruption import InterruptibleBatch, StepInterrupted
+from qwire.engine.interruption import InterruptibleBatch, Interruption, StepInterrupted
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
 from qwire.engine.runner import ModelRunner, StepResult
@@ -113,3 +113,19 @@ async def test_output_is_the_same_whatever_arrives_meanwhile(
     assert arrivals.interrupted
     assert all(any(tokens.sequence.is_low for tokens in plan.scheduled) for plan in arrivals.interrupted)
     assert (await engine.stats()).kv_used_tokens == 0
+
+
+def test_the_step_after_one_that_was_given_up_goes_to_its_end() -> None:
+    """Callers who come and go faster than steps cost others every second one at most."""
+    interruption = Interruption()
+    given_up: list[bool] = []
+    for _ in range(6):
+        interruption.clear()
+        interruption.request()
+        try:
+            interruption.check()
+        except StepInterrupted:
+            given_up.append(True)
+        else:
+            given_up.append(False)
+    assert given_up == [True, False] * 3

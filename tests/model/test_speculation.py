@@ -16,9 +16,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from qwire.engine.chunk import Finish, FinishReason, TokenLogprobs
 from qwire.engine.errors import GenerationCancelled
+from qwire.engine.interruption import StepInterrupted
 from qwire.engine.local import LocalEngine
 from qwire.engine.protocol import EngineStats
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
+from qwire.engine.runner import ModelRunner, StepResult
+from qwire.engine.step_plan import StepPlan
 from tests.support.log_lines import collected_log_lines
 
 pytestmark = pytest.mark.model
@@ -244,6 +247,27 @@ async def test_output_is_the_same_after_a_resume_at_every_cut(tiny_qwen2: Path, 
     for cut in range(OUTPUT_TOKENS):
         rest = await answer(engine, replace(request, output_token_ids=whole[:cut]))
         assert whole[:cut] + rest.token_ids == whole
+
+
+async def test_after_a_step_that_was_given_up_there_is_a_draft_again(
+    tiny_qwen2: Path, start_engine: StartEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await start_engine(tiny_qwen2, draft=tiny_qwen2, prefix_reuse=False, **DRAFT)
+    expected = await answer(engine, requests()[0])
+    steps = (await engine.stats()).steps
+    execute, drafted = ModelRunner.execute, 0
+
+    def interrupted(runner: ModelRunner, plan: StepPlan) -> StepResult:
+        nonlocal drafted
+        drafted += any(tokens.draft for tokens in plan.scheduled)
+        if drafted == 3:
+            drafted += 1
+            raise StepInterrupted
+        return execute(runner, plan)
+
+    monkeypatch.setattr(ModelRunner, "execute", interrupted)
+    assert_same([await answer(engine, requests()[0])], [expected])
+    assert (await engine.stats()).steps - steps == steps + 1
 
 
 @pytest.mark.parametrize("options", [LOOKUP, DRAFT], ids=["lookup", "draft"])

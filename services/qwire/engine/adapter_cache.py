@@ -186,12 +186,15 @@ class AdapterCache:
         return False
 
     def _place(self, key: _Key, source: AdapterSource, *, is_first: bool) -> _Place | None:
-        """Return the adapter's place, or for the first in line one that is free; None = it has to wait."""
+        """Return the adapter's place, or for the first in line one that is free; None = it has to wait.
+
+        Whoever is first in line finds its place closed only by itself, or by one that has left.
+        """
         place = self._places.get(key)
         if place is None and is_first and (len(self._places) < self._capacity or self._evict()):
             place = self._places[key] = _Place(asyncio.create_task(self._loaded(source)))
             place.loading.add_done_callback(lambda task: self._settle(key, task))
-        return None if place is None or place.is_closed else place
+        return None if place is None or (place.is_closed and not is_first) else place
 
     async def _wait(self, key: _Key, source: AdapterSource) -> _Place:
         """Wait in line. Places are closed meanwhile, one by one, so that steady traffic on what is in memory ends."""

@@ -159,7 +159,8 @@ class DraftModel:
         place = len(sequence.request.prompt_token_ids) + agreed
         own[agreed:] = drawn[agreed:]
         copy.seen[place:] = sequence.seen[place:]
-        copy.computed_tokens = min(copy.computed_tokens, place)
+        # One at least is left to compute, which the next is drawn from: more may be there, of a step that was given up.
+        copy.computed_tokens = min(copy.computed_tokens, place, copy.total_tokens - 1)
         copy.finish = None
 
     def _forget_one(self, candidates: Iterator[Sequence]) -> bool:

@@ -15,10 +15,15 @@ class StepInterrupted(Exception):
 
 
 class Interruption:
-    """Whether the step under way is to be given up. May be asked for from any thread."""
+    """Whether the step under way is to be given up. May be asked for from any thread.
+
+    The one after a step that was given up is not: else callers who come and go faster than steps would stop everybody.
+    """
 
     def __init__(self) -> None:
         self._requested = False
+        self._given_up = False
+        self._spared = False
 
     def request(self) -> None:
         """Have the step given up."""
@@ -26,11 +31,13 @@ class Interruption:
 
     def clear(self) -> None:
         """Begin with another step."""
-        self._requested = False
+        self._spared = self._given_up
+        self._requested = self._given_up = False
 
     def check(self) -> None:
         """Raise StepInterrupted where the step is to be given up."""
-        if self._requested:
+        if self._requested and not self._spared:
+            self._given_up = True
             raise StepInterrupted
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from qwire.engine.cache import KVCacheManager
-from qwire.engine.errors import DeadlineExceeded, EngineError
+from qwire.engine.errors import DeadlineExceeded, EngineError, NumericalError
 from qwire.engine.priority import StepBudget, gives_way, holds_low_back, raise_levels
 from qwire.engine.sequence import Sequence
-from qwire.engine.step_drafts import add_drafts
+from qwire.engine.step_drafts import add_drafts, take_back_drafts
 from qwire.engine.step_plan import ScheduledTokens, StepPlan
 from qwire.engine.waiting_queue import WaitingQueue
 
@@ -90,7 +90,8 @@ class Scheduler:
         """Say whether a step is worth less than that a live sequence begins at once: low ones would not be in its."""
         if not holds_low_back(sequence) or not any(tokens.sequence.is_low for tokens in plan.scheduled):
             return False
-        return sequence.request_id in self._running or self.count_giving_way(sequence) > 0
+        has_place = sequence.request_id in self._running
+        return has_place or (self._waiting.first is sequence and self.count_giving_way(sequence) > 0)
 
     def reusable_tokens(self, sequence: Sequence) -> int:
         """Return how many of the tokens of a sequence without a place need not be computed, as of now."""
@@ -110,8 +111,9 @@ class Scheduler:
         return sequence
 
     def spoil(self, sequence: Sequence, failure: EngineError) -> None:
-        """End a running sequence whose computation went wrong, with this failure: nobody finds its pages again."""
-        self._cache.forget(sequence)
+        """End a running sequence that cannot go on; where its numbers are not finite, nobody finds its pages again."""
+        if isinstance(failure, NumericalError):
+            self._cache.forget(sequence)
         self._fail(sequence, failure)
 
     def expire(self, now_unix_ns: int) -> list[Sequence]:
@@ -191,9 +193,7 @@ class Scheduler:
 
     def abandon(self, plan: StepPlan) -> None:
         """Take back a step that was not computed to its end: everybody stands where the step before left them."""
-        for tokens in plan.scheduled:
-            if tokens.draft and not tokens.sequence.ended:
-                self._cache.trim(tokens.sequence, tokens.sequence.total_tokens)  # computed may be none yet
+        self.drafted_tokens -= take_back_drafts(plan, self._cache)
 
     def _make_way(self, now_unix_ns: int) -> list[Sequence]:
         """Admit the first ones of the queue at the cost of lower priorities; return who lost their places."""

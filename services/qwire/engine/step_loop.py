@@ -223,27 +223,27 @@ class StepLoop:
     def _measure_pace(self, plan: StepPlan, now_s: float, step_s: float) -> None:
         departures, self._departures = self._scheduler.departures - self._departures, self._scheduler.departures
         tokens = sum(tokens.rows for tokens in plan.scheduled)
-        running = len(self._scheduler.running)
-        self._pace.record(now_s, step_s, tokens=tokens, running=running, departures=departures)
+        self._pace.record(now_s, step_s, tokens=tokens, running=len(self._scheduler.running), departures=departures)
 
     def _book_scores(self, result: StepResult) -> list[Delivery]:
         """Return what was learnt of prompts, and end the generations where that is not finite."""
         with self._changed:
             scores = {sequence: records for sequence, records in result.scores.items() if not sequence.ended}
-            for sequence, records in scores.items():
-                if records is None:
-                    self._scheduler.spoil(sequence, NumericalError())
+            for sequence in [one for one, records in scores.items() if records is None]:
+                self._scheduler.spoil(sequence, NumericalError())
         return [
             Delivery(sequence, prompt_logprobs=records or (), failure=sequence.failure)
             for sequence, records in scores.items()
         ]
 
     def _end(self) -> None:
-        with self._changed:
-            self._closing = True
-            for sequence in (*self._scheduler.waiting, *self._scheduler.running):
-                self._scheduler.abort(sequence.request_id, EngineUnavailable())
-        self._over()
+        try:
+            with self._changed:
+                self._closing = True
+                for sequence in (*self._scheduler.waiting, *self._scheduler.running):
+                    self._scheduler.abort(sequence.request_id, EngineUnavailable())
+        finally:  # whatever state the scheduler is in
+            self._over()
 
 
 def _output_tokens(sequences: list[Sequence]) -> int:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import Awaitable
 from pathlib import Path
 
@@ -135,6 +136,23 @@ async def test_what_was_closed_for_one_who_left_is_open_for_others(folder: Folde
     await asyncio.wait({closes})
     assert (await asyncio.wait_for(again, 20)).adapter_id == "a"
     assert folder.loads == ["a"]
+
+
+async def test_who_closed_its_own_place_gets_it_when_its_turn_comes(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+    """The second one in line gives up waiting for a moment just when the first one is given what both want."""
+    monkeypatch.setattr(adapter_cache, "_LINE_S", 0.4)
+    cache = folder.cache(capacity=1, max_waiting=4)
+    await cache.acquire("a", "1")
+    first = await started(cache.acquire("b", "2"))  # looks again after 0.4 s, 0.2 s of which have passed
+    second = asyncio.ensure_future(cache.acquire("b", "3"))
+    await asyncio.sleep(0.3)
+    cache.release("1")
+    time.sleep(0.2)  # noqa: ASYNC251 - the loop is busy until the second one looks
+    async with asyncio.timeout(20):
+        assert (await first) == (await second)
+    cache.release("2")
+    cache.release("3")
+    assert (await asyncio.wait_for(cache.acquire("c", "4"), 20)).adapter_id == "c"
 
 
 async def test_who_comes_later_does_not_go_first(folder: Folder):

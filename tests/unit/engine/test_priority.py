@@ -167,6 +167,21 @@ def test_a_step_with_low_ones_is_outranked_by_a_prompt_that_can_begin(make_seque
     assert not outranked(plan, make_sequence(3)), "no low one is in it"
 
 
+def test_one_that_would_not_begin_outranks_nothing(make_sequence: MakeSequence) -> None:
+    """The first in the queue is a low one that has risen, for which nobody gives way."""
+    subject = Subject(aging_s=5e-9)
+    risen, caller = make_sequence(3, LONG, priority=LOW), make_sequence(3, StopParams(100))
+    subject.add(caller, make_sequence(3, StopParams(100), priority=LOW), risen)
+    while risen.level == LOW:
+        subject.step()
+    plan = subject.scheduler.schedule(subject.now)
+    late = make_sequence(3)
+    subject.add(late)
+    assert not subject.scheduler.outranks(late, plan)
+    subject.scheduler.abandon(plan)
+    assert late not in subject.step()
+
+
 def test_whatever_arrives_a_low_one_ends(make_sequence: MakeSequence) -> None:
     """Callers want every place of every step, for ever."""
     subject = Subject(max_running=2, aging_s=50e-9)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from qwire.engine.cache import KVCacheManager
-from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, NumericalError
+from qwire.engine.errors import DeadlineExceeded, EngineError, GenerationCancelled, InvalidRequest, NumericalError
 from qwire.engine.request import StopParams
 from qwire.engine.scheduler import Scheduler
 from qwire.engine.sequence import Sequence
@@ -224,3 +224,18 @@ def test_a_resumed_sequence_computes_its_output_like_a_prompt(make_sequence: Mak
 def test_bookkeeping_needs_no_torch(module: str) -> None:
     code = f"import sys, qwire.engine.{module}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("failure", "findable"), [(NumericalError(), 0), (InvalidRequest("constraint.regex", "It is too complex."), 8)]
+)
+def test_only_what_is_not_finite_is_lost_for_others(
+    make_sequence: MakeSequence, failure: EngineError, findable: int
+) -> None:
+    subject = scheduler(reuse=True, max_step_tokens=16)
+    failing = make_sequence(9)
+    subject.add(failing)
+    step(subject)
+    subject.spoil(failing, failure)
+    assert failing.failure is failure
+    assert subject.reusable_tokens(make_sequence(9)) == findable

@@ -141,14 +141,44 @@ def test_what_was_aborted_while_the_draft_was_made_or_drawn_gets_nothing_more(ma
     plan = subject.scheduler.schedule(0)
     subject.scheduler.abort(first.request_id, GenerationCancelled())
     plan = subject.scheduler.extend(plan, {first: (6,), second: (6, 7)})
-    assert [tokens.draft for tokens in plan.scheduled] == [(), (6, 7)]
-    rest = subject.scheduler.update(plan, [6, 6], 0)
+    assert [(tokens.sequence, tokens.draft) for tokens in plan.scheduled] == [(second, (6, 7))]
+    rest = subject.scheduler.update(plan, [6], 0)
     assert [tokens.sequence for tokens in rest.scheduled] == [second]
     subject.scheduler.abort(second.request_id, GenerationCancelled())
     assert subject.scheduler.update(rest, [7], 0).scheduled == ()
     assert (first.output_token_ids, second.output_token_ids) == ([5], [5, 6])
     assert subject.cache.used_tokens == 0
     subject.cache.check_integrity()
+
+
+def test_a_draft_on_the_pages_of_one_that_was_aborted_meanwhile_has_them_alone(make_sequence: MakeSequence) -> None:
+    subject = Subject(pages=4, max_step_tokens=16)
+    first, second = make_sequence(3, StopParams(13)), make_sequence(3, StopParams(5))
+    subject.begin(first, second)
+    plan = subject.scheduler.schedule(0)
+    (taken,) = (tokens.pages for tokens in plan.scheduled if tokens.sequence is second)
+    subject.scheduler.abort(second.request_id, GenerationCancelled())
+    (left,) = subject.scheduler.extend(plan, {first: tuple(range(6, 18))}).scheduled
+    assert set(taken) & set(left.pages), "else this shows nothing"
+    assert left.sequence is first
+
+
+def test_where_all_were_aborted_the_step_is_what_it_was(make_sequence: MakeSequence) -> None:
+    subject, sequence = Subject(), make_sequence(3, LONG)
+    subject.begin(sequence)
+    plan = subject.scheduler.schedule(0)
+    subject.scheduler.abort(sequence.request_id, GenerationCancelled())
+    assert subject.scheduler.extend(plan, {sequence: (6, 7)}) == plan
+
+
+def test_what_was_drafted_for_a_step_that_is_given_up_does_not_count(make_sequence: MakeSequence) -> None:
+    subject = Subject()
+    first, second = (make_sequence(3, LONG) for _ in range(2))
+    subject.begin(first, second)
+    plan = subject.plan({first: (6, 7), second: (6,)})
+    subject.scheduler.abort(second.request_id, GenerationCancelled())
+    subject.scheduler.abandon(plan)
+    assert (subject.scheduler.drafted_tokens, first.drafted_tokens) == (0, 0)
 
 
 def test_no_token_behind_a_draft_is_a_failure(make_sequence: MakeSequence) -> None:

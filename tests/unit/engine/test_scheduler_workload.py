@@ -21,14 +21,15 @@ ANY_PAGE = (1, 2, 3, 4, 5)
 
 
 class SchedulerWorkload(RuleBasedStateMachine):
-    """Adds, drafts, computes, aborts and expires in any order; a step may be interrupted by any of them."""
+    """Plans, drafts, computes, adds, aborts and expires in any order."""
 
     sequences = Bundle[Sequence]("sequences")
 
     def __init__(self) -> None:
         super().__init__()
         self.added: list[Sequence] = []
-        self.plan: StepPlan | None = None
+        self.planned: StepPlan | None = None  # and drafted for later
+        self.plan: StepPlan | None = None  # computed, and booked later
         self.now = 0
         self.content: dict[int, tuple[int, ...]] = {}
 
@@ -75,15 +76,19 @@ class SchedulerWorkload(RuleBasedStateMachine):
         can_start = self.scheduler.can_start(sequence)
         self.scheduler.add(sequence)
         starts = sequence in self.scheduler.running
-        if can_start or self.plan is None:
+        if can_start or self.is_between_steps:
             assert starts == can_start
         # else: room that the plan made is given away now, to those that waited and perhaps to this one, too.
         return sequence
 
-    @precondition(lambda self: self.plan is None)
-    @rule(drafts=st.lists(st.lists(st.sampled_from([2, 2, 2, EOS, 3]), max_size=5), min_size=3, max_size=3))
-    def schedule(self, drafts: list[list[int]]) -> None:
-        plan = self.scheduler.schedule(self.now)
+    @property
+    def is_between_steps(self) -> bool:
+        return self.planned is self.plan is None
+
+    @precondition(lambda self: self.is_between_steps)
+    @rule()
+    def schedule(self) -> None:
+        plan = self.planned = self.scheduler.schedule(self.now)
         assert bool(plan.scheduled) == bool(self.scheduler.running)
         assert sum(tokens.length for tokens in plan.scheduled) <= MAX_STEP_TOKENS
         planned = [tokens.sequence for tokens in plan.scheduled]
@@ -102,12 +107,19 @@ class SchedulerWorkload(RuleBasedStateMachine):
             assert sum(tokens.length for tokens in plan.scheduled if tokens.sequence.is_low) <= MAX_RUNNING
         if self.scheduler.waiting:
             assert not any(gives_way(sequence, self.scheduler.waiting[0]) for sequence in running)
-        rooms = plan.draftable
+
+    @precondition(lambda self: self.planned is not None)
+    @rule(drafts=st.lists(st.lists(st.sampled_from([2, 2, 2, EOS, 3]), max_size=5), min_size=3, max_size=3))
+    def compute(self, drafts: list[list[int]]) -> None:
+        """Draft for the step, unless nothing is guessed, and compute it."""
+        assert self.planned is not None
+        rooms = self.planned.draftable
         assert all(0 < room <= MAX_STEP_TOKENS for room in rooms.values())
         guesses = {sequence: tuple(draft[: rooms[sequence]]) for sequence, draft in zip(rooms, drafts, strict=False)}
-        self.plan = self.extend(plan, guesses)
-        for tokens in self.plan.scheduled:
-            self.compute(tokens)
+        self.plan = self.extend(self.planned, guesses) if any(guesses.values()) else self.planned
+        self.planned = None
+        written = [slot for tokens in self.plan.scheduled for slot in self.write(tokens)]
+        assert len(set(written)) == len(written), "nobody writes where another one does"
 
     def extend(self, plan: StepPlan, drafts: dict[Sequence, tuple[int, ...]]) -> StepPlan:
         """Add drafts, which may cost nobody anything."""
@@ -115,13 +127,14 @@ class SchedulerWorkload(RuleBasedStateMachine):
         extended = self.scheduler.extend(plan, drafts)
         assert (self.scheduler.running, self.scheduler.waiting) == (running, waiting)
         assert sum(tokens.rows for tokens in extended.scheduled) <= MAX_STEP_TOKENS
-        for before, after in zip(plan.scheduled, extended.scheduled, strict=True):
+        live = [tokens for tokens in plan.scheduled if not tokens.sequence.ended]
+        for before, after in zip(live or plan.scheduled, extended.scheduled, strict=True):
             assert (after.sequence, after.start, after.length) == (before.sequence, before.start, before.length)
             assert drafts.get(after.sequence, ())[: len(after.draft)] == after.draft
             assert after.end + len(after.draft) < after.sequence.limit_tokens or not after.draft
         return extended
 
-    def compute(self, tokens: ScheduledTokens) -> None:
+    def write(self, tokens: ScheduledTokens) -> list[int]:
         """Write tokens where the plan says, and see that all that they attend to lies where the plan says.
 
         In place of keys and values the slot of a token holds the tokens up to it, which those depend on.
@@ -134,6 +147,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
             if position >= tokens.start:
                 self.content[slot] = text[: position + 1]
         assert [self.content.get(slot) for slot in slots] == [text[: end + 1] for end in range(len(text))]
+        return slots[tokens.start :]
 
     @precondition(lambda self: self.plan is not None)
     @rule(data=st.data())
@@ -159,15 +173,18 @@ class SchedulerWorkload(RuleBasedStateMachine):
         assert holding.sampled == foretold
         self.plan = holding if holding.scheduled else None
 
-    @precondition(lambda self: self.plan is None)
+    @precondition(lambda self: self.is_between_steps)
     @rule(steps=st.integers(1, 8), draft=st.lists(st.sampled_from([2, 2, 2, 3]), max_size=8))
     def run(self, steps: int, draft: list[int]) -> None:
         """Go some steps without an interruption, so that much of what happens happens in decode."""
         for _ in range(steps):
-            self.schedule([draft] * MAX_RUNNING)
+            self.schedule()
+            self.compute([draft] * MAX_RUNNING)
             self.finish_step()
 
     def finish_step(self) -> None:
+        if self.planned is not None:
+            self.compute([[]] * MAX_RUNNING)
         while self.plan is not None and self.plan.scheduled:
             self.plan = self.scheduler.update(self.plan, [2] * len(self.plan.sampled), self.now)
         self.plan = None
@@ -220,7 +237,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
             # What the next token needs is taken when it is planned.
             needed = -(-(sequence.total_tokens - 1) // self.cache.page_tokens)
             assert len(self.cache.pages(sequence, sequence.total_tokens)) >= needed
-            if self.plan is None:  # no page is left from a draft
+            if self.is_between_steps:  # no page is left from a draft
                 most = -(-sequence.total_tokens // self.cache.page_tokens)
                 assert len(self.cache.pages(sequence, CAPACITY_TOKENS)) <= most
         assert all(sequence.computed_tokens == 0 for sequence in self.scheduler.waiting)
@@ -228,7 +245,7 @@ class SchedulerWorkload(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_without_need(self) -> None:
         # Room that a plan makes, by sharing what was computed meanwhile, is given away when the step is booked.
-        if self.scheduler.waiting and self.plan is None:
+        if self.scheduler.waiting and self.is_between_steps:
             head = self.scheduler.waiting[0]
             assert head.level == max(sequence.level for sequence in self.scheduler.waiting)
             assert self.scheduler.running
@@ -240,7 +257,8 @@ class SchedulerWorkload(RuleBasedStateMachine):
         self.finish_step()
         steps = 0
         while self.scheduler.running:
-            self.schedule([[2] * (steps % 5)] * MAX_RUNNING)
+            self.schedule()
+            self.compute([[2] * (steps % 5)] * MAX_RUNNING)
             assert self.plan is not None
             first = min(self.scheduler.running, key=lambda sequence: (-sequence.level, sequence.place))
             assert first in [tokens.sequence for tokens in self.plan.scheduled], "the first one makes progress"
