@@ -28,6 +28,8 @@ def default_checkpoint() -> Checkpoint:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let one run be longer than the suite has time for."""
-    parser.addoption("--engine-requests", type=int, default=1500, help="random requests of the engine's workload test")
+    parser.addoption(
+        "--engine-requests", type=int, default=300, help="random requests to each of the workload test's engines"
+    )
     parser.addoption("--job-items", type=int, default=300, help="items of the job whose processes and store are lost")
     parser.addoption("--job-faults", type=int, default=2, help="how often each of them is lost")

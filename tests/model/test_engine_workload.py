@@ -10,19 +10,28 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 
 from qwire.engine.chunk import Finish, FinishReason, TokenChunk
 from qwire.engine.constraint import ConstraintKind
-from qwire.engine.errors import DeadlineExceeded, GenerationCancelled, InvalidRequest, QueueFull
+from qwire.engine.draft_model import DraftModel
+from qwire.engine.errors import (
+    AdapterNotFound,
+    DeadlineExceeded,
+    GenerationCancelled,
+    InvalidRequest,
+    NumericalError,
+    QueueFull,
+)
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, TokenRequest
 from tests.model.constrained import Text
 from tests.support.log_lines import collected_log_lines
 from tests.support.peft_adapter import write_adapter
-from tests.support.random_request import ADAPTERS, MOST_TOKENS, bad_request, random_request
+from tests.support.random_request import ADAPTERS, MOST_TOKENS, OVERFLOWING, bad_request, random_request
 from tests.support.random_schema import random_schema
 from tests.support.tiny_checkpoint import write_tiny_checkpoint
 
@@ -31,6 +40,8 @@ pytestmark = pytest.mark.model
 StartEngine = Callable[..., Awaitable[LocalEngine]]
 WAVE_S = 300
 """No wave takes as long on the busiest machine: one that does is stuck."""
+REPEATED = 3
+"""How many of a wave are generated again."""
 
 
 @dataclass
@@ -69,10 +80,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def adapters(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
-    """More of them than an engine holds at once."""
+    """More of them than an engine holds at once, one of which makes numbers that are not finite."""
     home = tmp_path_factory.mktemp("adapters")
     for seed, name in enumerate(ADAPTERS):
         write_adapter(folder, home / name, seed)
+    write_adapter(folder, home / OVERFLOWING, scale=1e30, target_modules=["gate_proj", "up_proj"])
     return home
 
 
@@ -110,16 +122,19 @@ class Workload:
                 if source.random() < 0.1:
                     await asyncio.sleep(source.choice((0.0, 0.005, 0.02)))
         await self._check_idle()
-        if self._finished:  # alone it says the same
-            request, output = source.choice(self._finished)
-            again = Output()
-            envelope = Envelope(f"{request.envelope.request_id} again")
-            async for chunk in self._engine.generate(replace(request, envelope=envelope)):
-                again.add(request, chunk)
-            assert again.token_ids == output.token_ids, request
-            assert (again.logprobs, again.prompt_logprobs) == (output.logprobs, output.prompt_logprobs)
-            self.ends["repeated"] += 1
-            self._finished.clear()
+        for request, output in source.sample(self._finished, min(REPEATED, len(self._finished))):
+            await self._repeat(request, output)
+        self._finished.clear()
+
+    async def _repeat(self, request: TokenRequest, output: Output) -> None:
+        """Have it generated alone: it says the same."""
+        again = Output()
+        envelope = Envelope(f"{request.envelope.request_id} again")
+        async for chunk in self._engine.generate(replace(request, envelope=envelope)):
+            again.add(request, chunk)
+        assert again.token_ids == output.token_ids, request
+        assert (again.logprobs, again.prompt_logprobs) == (output.logprobs, output.prompt_logprobs)
+        self.ends["repeated"] += 1
 
     async def _live(self, request: TokenRequest, fate: Fate) -> None:
         try:
@@ -138,9 +153,12 @@ class Workload:
             self.ends["late"] += 1
         except QueueFull:
             self.ends["refused"] += 1
+        except NumericalError:
+            assert request.adapter == OVERFLOWING
+            self.ends["overflowed"] += 1
 
     async def _be_refused(self, request: TokenRequest) -> None:
-        with pytest.raises(InvalidRequest):
+        with pytest.raises((InvalidRequest, AdapterNotFound)):
             await anext(self._engine.generate(request))
         self.ends["invalid"] += 1
 
@@ -156,6 +174,7 @@ class Workload:
                 elif fate.kind == "leave":
                     self.ends["left"] += 1
                     return
+        assert request.adapter != OVERFLOWING
         self._check_finished(request, output)
         self.ends["finished"] += 1
         self._finished.append((request, output))
@@ -194,17 +213,28 @@ class Workload:
         engine._cache.check_integrity()  # pyright: ignore[reportPrivateUsage] - only an idle engine's may be looked at
         assert not engine._streams  # pyright: ignore[reportPrivateUsage]
         assert not engine._preparation._under_way  # pyright: ignore[reportPrivateUsage]
+        adapters = engine._adapters  # pyright: ignore[reportPrivateUsage]
+        assert not adapters._lent  # pyright: ignore[reportPrivateUsage]
+        assert not adapters._line  # pyright: ignore[reportPrivateUsage]
+        assert not any(place.users or place.is_closed for place in adapters._places.values())  # pyright: ignore[reportPrivateUsage]
+        drafter = engine._steps._drafter  # pyright: ignore[reportPrivateUsage]
+        if isinstance(drafter, DraftModel):
+            drafter.draft({})  # forgets those that ended
+            assert drafter._cache.used_tokens == 0  # pyright: ignore[reportPrivateUsage]
+            drafter._cache.check_integrity()  # pyright: ignore[reportPrivateUsage]
 
 
 @pytest.mark.timeout(0)  # each wave has a bound of its own
-@pytest.mark.parametrize("speculation", ["none", "prompt-lookup", "draft-model"])
+@pytest.mark.parametrize("mode", list(product(("none", "q8"), ("none", "prompt-lookup", "draft-model"))), ids="-".join)
 async def test_random_requests_in_little_memory(
-    folder: Path, adapters: Path, start_engine: StartEngine, pytestconfig: pytest.Config, speculation: str
+    folder: Path, adapters: Path, start_engine: StartEngine, pytestconfig: pytest.Config, mode: tuple[str, str]
 ) -> None:
-    count: int = pytestconfig.option.engine_requests // 3
+    count: int = pytestconfig.option.engine_requests
+    quantization, speculation = mode
     engine = await start_engine(
         folder,
         draft=folder if speculation == "draft-model" else None,
+        quantization=quantization,
         speculation=speculation,
         lookup_least_tokens=1,
         kv_capacity_tokens=MOST_TOKENS + 20,
@@ -223,6 +253,6 @@ async def test_random_requests_in_little_memory(
     print(f"{workload.requests} requests: {dict(ends)}, {len(lines.of('generation_preempted'))} preemptions")  # noqa: T201
     assert lines.of("generation_preempted")
     assert not lines.of("engine_died")
-    outcomes = ("finished", "left", "cancelled", "broken off", "late", "refused", "invalid")
+    outcomes = ("finished", "left", "cancelled", "broken off", "late", "refused", "invalid", "overflowed")
     assert all(ends[end] for end in (*outcomes, "matched", "repeated"))
     assert sum(ends[end] for end in outcomes) == workload.requests

@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ALL = (*ATTENTION, "gate_proj", "up_proj", "down_proj")
 
 
 def base_model(checkpoint: Path, **options: Any) -> Any:
@@ -18,7 +19,7 @@ def base_model(checkpoint: Path, **options: Any) -> Any:
     return AutoModelForCausalLM.from_pretrained(checkpoint, local_files_only=True, dtype=torch.float32, **options)
 
 
-def write_adapter(checkpoint: Path, folder: Path, seed: int = 0, **options: Any) -> Path:
+def write_adapter(checkpoint: Path, folder: Path, seed: int = 0, scale: float = 0.1, **options: Any) -> Path:
     """Have peft save a random adapter that moves every layer that it is for; `options` are those of LoraConfig."""
     torch.manual_seed(seed)
     chosen: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": list(ALL), "task_type": "CAUSAL_LM"}
@@ -26,7 +27,7 @@ def write_adapter(checkpoint: Path, folder: Path, seed: int = 0, **options: Any)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:  # zero, as training begins
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=scale)
     model.save_pretrained(folder)
     return folder
 

@@ -18,6 +18,9 @@ MOST_TOKENS = 220
 ADAPTERS = ("red", "green", "blue")
 """Names that requests give."""
 
+OVERFLOWING = "overflowing"
+"""Name of one with which nothing that is computed is finite; few requests give it."""
+
 _LENGTHS = (1, 2, 3, 20, 60, 120)
 _SCHEMAS = 40
 _BEGINNINGS = 3
@@ -61,7 +64,7 @@ def random_request(index: int, source: random.Random, vocabulary_tokens: int) ->
         top_logprobs=source.choice((None, None, None, 0, 1, 20)),
         prompt_logprobs=source.choice((None, None, None, 0, 3)),
         constraint=constraint,
-        adapter=source.choice(("", "", "", *ADAPTERS)),
+        adapter=OVERFLOWING if source.random() < 0.03 else source.choice(("", "", "", *ADAPTERS)),
     )
 
 
@@ -81,6 +84,7 @@ def bad_request(index: int, source: random.Random, vocabulary_tokens: int) -> To
         {"constraint": Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "shoe"}')},
         {"constraint": Constraint(ConstraintKind.REGEX, "(")},
         {"constraint": Constraint(ConstraintKind.GRAMMAR, "start: nothing")},
+        {"adapter": "nobody's"},
     ]
     return replace(good, **source.choice(broken))
 
