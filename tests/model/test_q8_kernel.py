@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import pad, silu
 
@@ -13,7 +15,7 @@ from qwire.engine.arithmetic import HeadNorms, Norm
 from qwire.engine.q8 import build as build_module
 from qwire.engine.q8.build import BuildFailed, build
 from qwire.engine.q8.fallback import FallbackArithmetic, rounded, transformed
-from qwire.engine.q8.kernel import GROUP, Q8Arithmetic
+from qwire.engine.q8.kernel import BLOCK, GROUP, Q8Arithmetic
 from tests.model.kernel_paths import PATHS, can_run
 
 pytestmark = pytest.mark.model
@@ -23,6 +25,9 @@ EPSILON = 1e-6
 SHAPES = [(1, 1), (15, 31), (16, 32), (17, 33), (48, 64), (100, 100), (1152, 896), (896, 4864)]
 # Tokens: every size of a tile and what is left of several, and more than one chunk.
 TOKENS = [*range(1, 14), 24, 25, 95, 97, 200]
+MOST_TOKENS = 800
+# Activations that pass by before weights are read again (`kCached`), rows of a tile on any path: borders of chunks.
+CACHED, TILES = 1 << 19, (4, 6, 10, 12)
 
 
 @pytest.fixture(params=PATHS)
@@ -61,6 +66,46 @@ def test_products_are_those_of_double_precision(kernel: Q8Arithmetic, rows: int,
         added = residual.clone()
         weight.add_to(added, x)
         torch.testing.assert_close(added, residual + result)
+
+
+def near(*borders: int, most: int) -> st.SearchStrategy[int]:
+    """Return any number up to the largest, and often one at a border, one below or one above."""
+    edges = sorted({number for border in (1, *borders, most) for number in range(border - 1, border + 2)})
+    return st.one_of(st.sampled_from([number for number in edges if 0 < number <= most]), st.integers(1, most))
+
+
+@st.composite
+def products(draw: st.DrawFn) -> tuple[int, int, int]:
+    """Return rows and columns of a weight and a number of tokens, of which few are large at once."""
+    rows = draw(near(BLOCK, 2 * BLOCK, 4 * BLOCK, most=200))
+    columns = draw(near(GROUP // 2, GROUP, 2 * GROUP, 13 * GROUP, most=1300))
+    chunks = [max(1, CACHED // (columns * tile)) * tile for tile in TILES]
+    tiles = [number * tile for tile in TILES for number in (1, 2, 5)]
+    return rows, columns, draw(near(*tiles, *chunks, most=MOST_TOKENS))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(product=products(), seed=st.integers(0, 2**31), biased=st.booleans(), threads=st.sampled_from([1, 2, 3]))
+def test_products_of_any_shape_are_those_of_double_precision(
+    kernel: Q8Arithmetic, *, product: tuple[int, int, int], seed: int, biased: bool, threads: int
+) -> None:
+    (rows, columns, tokens), source = product, torch.Generator().manual_seed(seed)
+    matrix, x = (torch.randn(count, columns, generator=source) for count in (rows, tokens))
+    bias, residual = (torch.randn(*size, generator=source) for size in ((rows,), (tokens, rows)))
+    held = FallbackArithmetic().pack(matrix)
+    exact, multiplied = (held.values.double() * held.scales.double()).flatten(1), rounded(x).double()
+    added = bias if biased else torch.zeros(rows)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        weight = kernel.pack(matrix, bias if biased else None)
+        result, total = weight.of(x), residual.clone()
+        weight.add_to(total, x)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(weight.rows_of(torch.arange(rows)), held.rows_of(torch.arange(rows)))
+    close(result, multiplied @ exact.T + added, multiplied.abs() @ exact.abs().T + added.abs().double())
+    torch.testing.assert_close(total, residual + result)
 
 
 def test_a_row_is_the_same_bits_on_every_path_and_beside_any_other(library_folder: Path) -> None:

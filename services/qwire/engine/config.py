@@ -19,7 +19,7 @@ class EngineConfig:
     Attributes:
         device: Torch device such as `cpu`, `cuda` or `cuda:1`; `auto` = CUDA where there is one, else the CPU.
         threads: CPU threads of one matrix product, at least 1; None = one per physical core that the process may use.
-        quantization: `none`; on CPUs `q8`, 8 bits in groups of 32; or bitsandbytes' `int8`, `nf4` or `fp4`, which are
+        quantization: `none`; on CPUs `q8`, 8 bits in groups of 64; or bitsandbytes' `int8`, `nf4` or `fp4`, which are
             slow on a CPU. On CPUs `none` and `q8` are computed by a kernel that is compiled on this machine, and by
             torch, slower, where there is no compiler. `auto` = `q8` on a CPU with a compiler, else `none`. With `int8`
             the columns kept in higher precision are chosen per step, so that what else runs can move an output by less
