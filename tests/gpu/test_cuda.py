@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM
 
 from qwire.engine.attention_check import TOLERANCE, deviation
 from qwire.engine.config import EngineConfig
@@ -20,7 +20,8 @@ from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.checkpoint import Checkpoint
 from tests.support.log_lines import collected_log_lines
-from tests.support.peft_adapter import greedy, with_adapter, write_adapter
+from tests.support.peft_adapter import ALL, ATTENTION, greedy, with_adapter, write_adapter
+from tests.support.qwen_families import EOS, write_family
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,28 +29,31 @@ pytestmark = [
 ]
 
 OUTPUT_TOKENS = 24
-EOS = 3
+VOCABULARY = 1000
+# Of each family, with sizes that bitsandbytes' groups and products of groups of rows take.
+_SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 8,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2-large": _SIZES,
+    "qwen3-large": {**_SIZES, "head_dim": 32},
+    "qwen3-moe": {**_SIZES, "head_dim": 32, "moe_intermediate_size": 64},
+}
+SPARSE = "qwen3-moe"
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A random Qwen2 whose logits are far apart."""
-    torch.manual_seed(1)
-    config = Qwen2Config(
-        vocab_size=1000,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=8,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        initializer_range=0.4,
-        eos_token_id=EOS,
-        bos_token_id=None,
-        tie_word_embeddings=False,
-    )
-    folder = tmp_path_factory.mktemp("qwen2")
-    Qwen2ForCausalLM(config).save_pretrained(folder)
+def checkpoint(family: str, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A random model of the family whose logits are far apart."""
+    folder = write_family(family, tmp_path_factory.mktemp(family), **FAMILIES[family])
     return Checkpoint(folder, "tiny", "revision", "", "", "")
 
 
@@ -72,7 +76,7 @@ async def outputs(
 def prompts() -> list[tuple[int, ...]]:
     random_source = random.Random(5)  # noqa: S311 - the same prompts each time
     lengths = (1, 2, 7, 16, 33, 64, 100, 129, 257, 600, 1024, 1500)
-    return [tuple(random_source.randrange(4, 1000) for _ in range(length)) for length in lengths]
+    return [tuple(random_source.randrange(4, VOCABULARY) for _ in range(length)) for length in lengths]
 
 
 def reference(folder: Path, prompt: tuple[int, ...]) -> list[int]:
@@ -94,9 +98,11 @@ async def test_float32_output_is_that_of_generate(
 
 
 async def test_output_with_an_adapter_is_that_of_peft(
-    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], tmp_path: Path
+    family: str, checkpoint: Checkpoint, prompts: list[tuple[int, ...]], tmp_path: Path
 ) -> None:
-    model = with_adapter(checkpoint.folder, write_adapter(checkpoint.folder, tmp_path / "a"), device_map={"": "cuda"})
+    modules = list(ATTENTION if family == SPARSE else ALL)
+    adapter = write_adapter(checkpoint.folder, tmp_path / "a", target_modules=modules)
+    model = with_adapter(checkpoint.folder, adapter, device_map={"": "cuda"})
     expected = [greedy(model, prompt, OUTPUT_TOKENS) for prompt in prompts]
     results = await outputs(checkpoint, prompts, "a", compute_dtype="float32", adapters_dir=tmp_path)
     for output, whole in zip(results, expected, strict=True):
@@ -106,8 +112,10 @@ async def test_output_with_an_adapter_is_that_of_peft(
 
 @pytest.mark.parametrize("quantization", ["none", "int8", "nf4", "fp4"])
 async def test_every_quantization_generates_in_half_precision(
-    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
+    family: str, checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
 ) -> None:
+    if family == SPARSE and quantization != "none":
+        pytest.skip("experts would stay as they are: it is refused")
     results = await outputs(checkpoint, prompts, quantization=quantization)
     assert all(len(output) == OUTPUT_TOKENS or output[-1] == EOS for output in results)
     assert len({tuple(output) for output in results}) > len(prompts) // 2
@@ -123,8 +131,10 @@ def test_flash_attention_is_torchs(heads: int, kv_heads: int, head_size: int, dt
 
 @pytest.mark.parametrize("quantization", ["none", "nf4"])
 async def test_replayed_steps_write_what_computed_ones_write(
-    checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
+    family: str, checkpoint: Checkpoint, prompts: list[tuple[int, ...]], quantization: str
 ) -> None:
+    if family == SPARSE and quantization != "none":
+        pytest.skip("experts would stay as they are: it is refused")
     options: dict[str, Any] = {"quantization": quantization, "max_running": 6}
     computed = await outputs(checkpoint, prompts, decode_graphs=False, **options)
     with collected_log_lines() as lines:
@@ -132,7 +142,9 @@ async def test_replayed_steps_write_what_computed_ones_write(
     # Not all: other numbers of rows are other kernels, whose rounding may turn the draw of two tokens alike.
     assert sum(a == b for a, b in zip(replayed, computed, strict=True)) > len(prompts) // 2
     assert not lines.of("flash_attention_unavailable")
-    assert not lines.of("decode_graphs_unavailable")
+    # Where torch has no kernel for products of groups, the host looks up which experts have which rows.
+    waiting = [line for line in lines.of("decode_graphs_unavailable") if "synchroniz" in line["reason"]]
+    assert lines.of("decode_graphs_unavailable") == (waiting if family == SPARSE else [])
 
 
 async def test_small_pages_are_read_by_torch(checkpoint: Checkpoint, prompts: list[tuple[int, ...]]) -> None:

@@ -14,12 +14,16 @@ import pytest
 import torch
 from transformers import BitsAndBytesConfig
 
+from qwire.engine import loader
 from qwire.engine.chunk import TokenChunk
+from qwire.engine.config import EngineConfig
 from qwire.engine.errors import AdapterUnusable
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequest
+from qwire.engine.transformers_loader import load_transformers
 from tests.support.log_lines import collected_log_lines
-from tests.support.peft_adapter import ALL, base_model, greedy, with_adapter, write_adapter
+from tests.support.peft_adapter import ALL, ATTENTION, base_model, greedy, with_adapter, write_adapter
+from tests.support.qwen_families import VOCABULARY, write_family
 from tests.support.rounded_model import RoundedModel
 
 pytestmark = pytest.mark.model
@@ -156,6 +160,37 @@ async def test_a_model_of_transformers_applies_them_too(
     for request, output in zip(requests, outputs, strict=True):
         assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
     assert len({tuple(output) for output in outputs}) == len(requests)
+
+
+@pytest.mark.parametrize("max_step_tokens", [16, 256])
+@pytest.mark.parametrize("decoder", ["lean", "transformers"])
+@pytest.mark.parametrize("family", ["qwen3-moe", "qwen3-moe-mixed"])
+async def test_attention_beside_experts_is_that_of_peft(  # noqa: PLR0917 - fixtures and cases
+    adapters: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    start_engine: StartEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    decoder: str,
+    max_step_tokens: int,
+):
+    def load(folder: Path, *_: object) -> Any:
+        return load_transformers(folder, "", EngineConfig(quantization="none"), torch.device("cpu"), torch.float32)[0]
+
+    if decoder == "transformers":
+        monkeypatch.setattr(loader, "load_lean", load)
+    folder = write_family(family, tmp_path_factory.mktemp(family))
+    models = {"": base_model(folder)}
+    for name, seed in (("one", 1), ("two", 2)):
+        write_adapter(folder, adapters / name, seed, target_modules=list(ATTENTION[:2] if seed == 1 else ATTENTION))
+        models[name] = with_adapter(folder, adapters / name)
+    engine = await start_engine(folder, adapters_dir=adapters, max_step_tokens=max_step_tokens)
+    chosen = [tuple(token_id % VOCABULARY for token_id in prompt) for prompt in prompts()[2:]]
+    requests = [asking(prompt, name) for prompt in chosen for name in models]
+    outputs = await outputs_of(engine, requests)
+    for request, output in zip(requests, outputs, strict=True):
+        assert output == greedy(models[request.adapter], request.prompt_token_ids, OUTPUT_TOKENS), request.adapter
+    assert len({tuple(output) for output in outputs}) == len(requests), "every adapter changes every answer"
 
 
 async def test_rows_without_an_adapter_are_the_same_bit_by_bit(

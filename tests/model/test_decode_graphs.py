@@ -27,6 +27,7 @@ from qwire.engine.request import Envelope, SamplingParams, StopParams, TokenRequ
 from qwire.engine.runner import ModelRunner, StepResult
 from qwire.engine.segment import Segment
 from qwire.engine.step_plan import StepPlan
+from qwire.engine.transformers_decoder import TransformersDecoder
 from qwire.engine.transformers_loader import load_transformers
 from tests.support.log_lines import collected_log_lines
 from tests.support.peft_adapter import base_model, greedy, with_adapter, write_adapter
@@ -94,7 +95,7 @@ async def outputs(engine: LocalEngine, **options: Any) -> list[list[int]]:
     return list(await asyncio.gather(*(output_of(engine, request) for request in requests)))
 
 
-@pytest.mark.parametrize("family", ["qwen2-small", "qwen3-large"])
+@pytest.mark.parametrize("family", ["qwen2-small", "qwen3-large", "qwen3-moe", "qwen3-moe-mixed"])
 @pytest.mark.parametrize("max_running", [1, 3, 16])
 async def test_replayed_steps_write_what_generate_writes(
     tmp_path: Path, start_engine: StartEngine, recorder: TracedRecorder, family: str, max_running: int
@@ -106,6 +107,29 @@ async def test_replayed_steps_write_what_generate_writes(
     assert recorder.recorded == len(row_counts(max_running))
     assert recorder.replays > recorder.recorded
     assert (await engine.stats()).kv_used_tokens == 0
+
+
+async def test_experts_that_the_host_looks_up_are_computed(
+    tmp_path: Path, start_engine: StartEngine, recorder: TracedRecorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on devices that have no product of groups."""
+
+    def load(*arguments: Any, **options: Any) -> LoadedModel:
+        loaded = load_as_on_cuda(*arguments, **options)
+        assert isinstance(loaded.decoder, TransformersDecoder)
+        model: Any = loaded.decoder._decoder  # pyright: ignore[reportPrivateUsage] - nobody else chooses it
+        model.set_experts_implementation("eager")
+        return loaded
+
+    monkeypatch.setattr(local, "load_model", load)
+    folder = write_family("qwen3-moe", tmp_path)
+    with collected_log_lines() as lines:
+        engine = await start_engine(folder)
+        model = base_model(folder)
+        assert await outputs(engine) == [greedy(model, prompt, OUTPUT_TOKENS) for prompt in prompts()]
+    (line,) = lines.of("decode_graphs_unavailable")
+    assert "data-dependent" in line["reason"]
+    assert not recorder.recorded
 
 
 async def test_sampled_output_is_that_of_steps_that_are_not_replayed(

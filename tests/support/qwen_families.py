@@ -91,9 +91,9 @@ _MODELS: dict[str, type[PreTrainedModel]] = {
 }
 
 
-def write_family(name: str, folder: Path) -> Path:
-    """Write the tiny model of a family; returns its folder."""
-    config = FAMILIES[name]
+def write_family(name: str, folder: Path, **sizes: Any) -> Path:
+    """Write the tiny model of a family, with other sizes where they are given; returns its folder."""
+    config = type(FAMILIES[name])(**{**FAMILIES[name].to_dict(), **sizes})
     torch.manual_seed(sum(name.encode()))
     model = _MODELS[config.model_type](config)
     with torch.no_grad():
