@@ -1,4 +1,4 @@
-"""`qwire models`: what is served; its subcommand: what could be."""
+"""`qwire models`: what is served; its subcommands: what could be."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from qwire.cli.catalogue import catalogue
 from qwire.cli.connection import SERVER, Server, Tls, TlsCa, TlsCert, TlsKey, connect
 from qwire.cli.output import table_console, write_json
 from qwire.cli.recommend import recommend
@@ -39,6 +40,7 @@ def models(
 
 app = typer.Typer(add_completion=False, invoke_without_command=True, callback=models)
 app.command()(recommend)
+app.command()(catalogue)
 
 
 def _table(served: Sequence[Model], adapters: Mapping[str, Sequence[Adapter]]) -> Table:

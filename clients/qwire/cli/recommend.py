@@ -22,24 +22,28 @@ from qwire.models.recommendation import (
     recommend as recommended,
 )
 
-_GIB = 2**30
+GIB = 2**30
 _Value = TypeVar("_Value")
+
+Device = Annotated[str, typer.Option("--device", help=f"Whose memory it is: {', '.join(DEVICES)}.")]
+Context = Annotated[
+    str | None,
+    typer.Option(
+        "--context",
+        help="Prompt and output tokens of each request, such as 32k. "
+        f"Default: {DEFAULT_CONTEXT_TOKENS:,}, or what the model can where that is less.",
+    ),
+]
+Concurrency = Annotated[int, typer.Option("--concurrency", help="Requests at once with so much context.")]
 
 
 def recommend(
     *,
     task: Annotated[str, typer.Option("--task", help=f"What for: {', '.join(TASKS)}.")],
     memory: Annotated[str, typer.Option("--memory", help="What may be used in all, such as 24GiB.")],
-    device: Annotated[str, typer.Option("--device", help=f"Whose memory it is: {', '.join(DEVICES)}.")] = "gpu",
-    context: Annotated[
-        str | None,
-        typer.Option(
-            "--context",
-            help="Prompt and output tokens of each request, such as 32k. "
-            f"Default: {DEFAULT_CONTEXT_TOKENS:,}, or what the model can where that is less.",
-        ),
-    ] = None,
-    concurrency: Annotated[int, typer.Option("--concurrency", help="Requests at once with so much context.")] = 1,
+    device: Device = "gpu",
+    context: Context = None,
+    concurrency: Concurrency = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Write everything known as JSON.")] = False,
 ) -> None:
     """Show the models that fit into a memory, without asking a server.
@@ -47,8 +51,8 @@ def recommend(
     Models that were made for the task come first, larger ones before smaller ones, and quantizations that failed the
     quality gate last. It is no measure of how well a model does the task.
     """
-    memory_bytes = _valid(parse_memory, memory, "--memory")
-    context_tokens = None if context is None else _valid(parse_tokens, context, "--context")
+    memory_bytes = valid(parse_memory, memory, "--memory")
+    context_tokens = None if context is None else valid(parse_tokens, context, "--context")
     try:
         found = recommended(task, memory_bytes, device=device, context_tokens=context_tokens, sequences=concurrency)
     except ValueError as error:
@@ -62,7 +66,8 @@ def recommend(
         raise typer.Exit(1)
 
 
-def _valid(parse: Callable[[str], _Value], text: str, option: str) -> _Value:
+def valid(parse: Callable[[str], _Value], text: str, option: str) -> _Value:
+    """Return the value of an option; one that cannot be read ends the command with what is wrong."""
     try:
         return parse(text)
     except ValueError as error:
@@ -78,7 +83,7 @@ def _show(found: tuple[Recommendation, ...], concurrency: int) -> None:
             one.model,
             f"{one.parameters / 1e9:.1f} B",
             one.quantization,
-            f"{one.need.total_bytes / _GIB:.1f} GiB",
+            f"{one.need.total_bytes / GIB:.1f} GiB",
             f"{one.context_tokens:,} of {one.model_context_tokens:,}",
             one.license,
             one.why,

@@ -74,11 +74,7 @@ def recommend(
     Raises:
         ValueError: An argument is out of range; the text names it.
     """
-    _check_choice("task", task, TASKS)
-    _check_choice("device", device, DEVICES)
-    for name, value in (("memory", memory_bytes), ("context", context_tokens), ("concurrency", sequences)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    check_request(task, device=device, memory_bytes=memory_bytes, context_tokens=context_tokens, sequences=sequences)
     fitting = [
         found
         for model in PUBLISHED
@@ -112,6 +108,27 @@ def parse_tokens(text: str) -> int:
     if match is None or int(match[1]) < 1:
         raise ValueError(f"{text!r} is no number of tokens; write one such as 32768 or 32k")
     return int(match[1]) * (1024 if match[2] else 1)
+
+
+def check_request(
+    task: str | None,
+    *,
+    device: str,
+    memory_bytes: int | None = None,
+    context_tokens: int | None = None,
+    sequences: int = 1,
+) -> None:
+    """Check what is asked for; see `recommend`. None = not asked for.
+
+    Raises:
+        ValueError: One is out of range; the text names it.
+    """
+    if task is not None:
+        _check_choice("task", task, TASKS)
+    _check_choice("device", device, DEVICES)
+    for name, value in (("memory", memory_bytes), ("context", context_tokens), ("concurrency", sequences)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
 
 
 def _first_that_fits(

@@ -118,8 +118,9 @@ def test_tokens_are_read() -> None:
             parse_tokens(text)
 
 
-def test_it_needs_the_standard_library_alone() -> None:
-    script = "import sys, json; import qwire.models.recommendation; print(json.dumps(sorted(sys.modules)))"
+@pytest.mark.parametrize("module", ["recommendation", "published_needs"])
+def test_it_needs_the_standard_library_alone(module: str) -> None:
+    script = f"import sys, json; import qwire.models.{module}; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
     roots = {name.partition(".")[0] for name in json.loads(done.stdout)}
     with_nothing = subprocess.run(
