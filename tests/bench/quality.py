@@ -5,7 +5,7 @@ divergence in nats, and how often the most likely token is the same. Perplexity 
 agreement is the share of output tokens before the first that differs, over continuations of the texts' beginnings.
 
     make eval       # every mode that this machine can run; writes docs/quality.md and what engines refuse modes by
-    make eval ARGS="--modes q8 --positions 256"
+    make eval ARGS="--modes q8 --positions 256"     # replaces the row of q8, and float32's
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -31,17 +30,17 @@ from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.models.checkpoint import Checkpoint
-from qwire.models.quality import GATE_KL, Measurement, nested, record
+from qwire.models.quality import Measurement, nested, record
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
 from qwire.text.tokenizer import QwenTokenizer
+from tests.bench.quality_page import CPU, DOCUMENT, Quality, caption, merged, table
 from tests.support.teacher_forcing import forced_logits
 
 _GREEDY_TOKENS = 48
 _GREEDY_PROMPTS = 8
 _ROWS = 64
-
-DOCUMENT = Path(__file__).parents[2] / "docs" / "quality.md"
+_MODES = {"cpu": ("q8", "int8", "nf4", "fp4"), "cuda": ("int8", "nf4", "fp4")}
 
 
 def texts() -> list[str]:
@@ -49,27 +48,6 @@ def texts() -> list[str]:
     prose = [pydoc_data.topics.topics[name] for name in ("objects", "import", "formatstrings", "exceptions")]
     code = [inspect.getsource(module) for module in (textwrap, json.decoder, asyncio.queues, pathlib)]
     return [*prose, *code]
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """A mode against float32.
-
-    Attributes:
-        perplexity: Of the texts.
-        kl: Mean divergence, nats a token.
-        worst_kl: Mean divergence of the worst text.
-        top_1: Share of positions whose most likely token is the same.
-        greedy: Share of greedy output tokens before the first that differs.
-        seconds: How long the mode took for all texts.
-    """
-
-    perplexity: float
-    kl: float
-    worst_kl: float
-    top_1: float
-    greedy: float
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +99,7 @@ def compare(
         worst_kl=max(divergences),
         top_1=same / positions,
         greedy=_agreement(reference.outputs, outputs),
+        positions=positions,
         seconds=seconds,
     )
 
@@ -133,49 +112,48 @@ def _agreement(expected: list[list[int]], found: list[list[int]]) -> float:
     return same / sum(map(len, expected))
 
 
-def table(results: dict[str, Quality]) -> str:
-    """Return the results as Markdown."""
-    lines = [
-        "| weights | perplexity | KL, nats | KL of the worst text | top-1 | greedy | gate (KL <= 0.005) | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {mode} | {r.perplexity:.3f} | {r.kl:.5f} | {r.worst_kl:.5f} | {r.top_1:.3f} | {r.greedy:.3f} | "
-        f"{'passes' if r.kl <= GATE_KL else 'fails'} | {r.seconds:.0f} |"
-        for mode, r in results.items()
-    ]
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measure, print, and write the document."""
     arguments = _parse()
+    device = _device(arguments.device)
     checkpoint = ModelStore(cache_dir(None)).resolve(arguments.model)
     tokenizer = QwenTokenizer.from_folder(checkpoint.folder)
     documents = [tokenizer.encode(text)[: arguments.positions] for text in texts()]
     results: dict[str, Quality] = {}
     reference: Reference | None = None
-    for mode in ("none", *arguments.modes):
-        config = EngineConfig(device=arguments.device, quantization=mode, allow_failed_quality=True)
+    for mode in ("none", *(_MODES[device.type] if arguments.modes is None else arguments.modes)):
+        config = EngineConfig(
+            device=str(device),
+            quantization=mode,
+            # What all are compared with is float32 where others are served in half precision, too.
+            compute_dtype="float32" if mode == "none" else "auto",
+            allow_failed_quality=True,
+        )
         began = time.monotonic()
         found = log_probabilities(checkpoint, config, documents)
         seconds = time.monotonic() - began
         outputs = asyncio.run(continuations(checkpoint, config, documents))
         reference = reference or Reference(found, outputs)
         results[mode] = compare(reference, found, outputs, documents, seconds)
-        print(table(results), flush=True)
-    positions = sum(map(len, documents))
+        print(table(result.row(mode) for mode, result in results.items()), flush=True)
     if arguments.write:
         # The document is about the default model; the record is about all.
         if checkpoint.model_id == DEFAULT_MODEL_ID:
-            _write(checkpoint.model_id, positions, table(results))
-        record(_measurements(checkpoint, arguments.device, positions, results))
+            title = caption(checkpoint.model_id, _name(device))
+            rows = {mode: result.row(mode) for mode, result in results.items()}
+            DOCUMENT.write_text(merged(DOCUMENT.read_text(encoding="utf-8"), title, rows), encoding="utf-8")
+        record(_measurements(checkpoint, device, results))
 
 
-def _measurements(
-    checkpoint: Checkpoint, device: str, positions: int, results: dict[str, Quality]
-) -> Iterator[Measurement]:
-    on_cuda = torch.cuda.is_available() if device == "auto" else device.startswith("cuda")
+def _device(name: str) -> torch.device:
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def _name(device: torch.device) -> str:
+    return CPU if device.type == "cpu" else f"one {torch.cuda.get_device_name(device)}"
+
+
+def _measurements(checkpoint: Checkpoint, device: torch.device, results: dict[str, Quality]) -> Iterator[Measurement]:
     for mode, result in results.items():
         if mode != "none":
             yield Measurement(
@@ -183,26 +161,17 @@ def _measurements(
                 weights_sha256=checkpoint.weights_sha256,
                 quantization=mode,
                 double_quantization=nested(mode, double_quantization=EngineConfig().double_quantization),
-                device="cuda" if on_cuda else "cpu",
-                positions=positions,
+                device=device.type,
+                positions=result.positions,
                 kl=round(result.kl, 6),
             )
-
-
-def _write(model_id: str, positions: int, rows: str) -> None:
-    text = DOCUMENT.read_text(encoding="utf-8")
-    begin, end = "<!-- begin table -->\n", "<!-- end table -->"
-    head, rest = text.split(begin)
-    tail = rest.split(end)[1]
-    caption = f"{model_id}, {positions:,} positions of eight texts, on a CPU.\n\n"
-    DOCUMENT.write_text(head + begin + caption + rows + "\n\n" + end + tail, encoding="utf-8")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=DEFAULT_MODEL_ID, help="catalogue id, folder or hub name")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--modes", nargs="*", default=["q8", "int8", "nf4", "fp4"])
+    parser.add_argument("--modes", nargs="*", choices=_MODES["cpu"], help="default: all that the device can run")
     parser.add_argument("--positions", type=int, default=256, help="tokens of each text")
     parser.add_argument(
         "--no-write", dest="write", action="store_false", help="leave docs/quality.md and the record as they are"

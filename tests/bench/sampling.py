@@ -118,7 +118,8 @@ class Ours:
 
 
 @torch.inference_mode()
-def compare(name: str, rows: int, pairs: int) -> None:
+def compare(name: str, rows: int, pairs: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each side's draws."""
     parameters = PARAMETERS[name]
     sides: dict[str, Callable[[Tensor], object]] = {
         "ours": Ours(rows, parameters),
@@ -136,10 +137,18 @@ def compare(name: str, rows: int, pairs: int) -> None:
             sides[side](given)
             if pair >= 0:
                 times[side].append((time.perf_counter() - began) * 1e3)
-    print(f"{rows:>3} rows, {name}: ours {_spread(times['ours'], 2)} ms")
-    for side in list(sides)[1:]:
-        ratios = [theirs / ours for theirs, ours in zip(times[side], times["ours"], strict=True)]
-        print(f"          {side}: {_spread(times[side])} ms, ratio {_spread(ratios)}")
+    return times
+
+
+def ratios(rows: int, pairs: int) -> list[float]:
+    """Return how many times longer the peer's draw by top-k and top-p takes, the same parameters for all requests.
+
+    That is its faster way, and its default; ours has parameters of each request's own. Both have one thread: more make
+    ours wait for the scheduler where other work runs.
+    """
+    torch.set_num_threads(1)
+    times = compare("top-k 20, top-p 0.8", rows, pairs)
+    return _over(times["peer, one for all"], times["ours"])
 
 
 def main() -> None:
@@ -148,7 +157,15 @@ def main() -> None:
     print(f"{arguments.threads} threads, vocabulary {VOCABULARY}; median (min-max) of {arguments.pairs} pairs")
     for name in PARAMETERS:
         for rows in arguments.rows:
-            compare(name, rows, arguments.pairs)
+            times = compare(name, rows, arguments.pairs)
+            ours = times.pop("ours")
+            print(f"{rows:>3} rows, {name}: ours {_spread(ours, 2)} ms")
+            for side, theirs in times.items():
+                print(f"          {side}: {_spread(theirs)} ms, ratio {_spread(_over(theirs, ours))}")
+
+
+def _over(theirs: list[float], ours: list[float]) -> list[float]:
+    return [one / other for one, other in zip(theirs, ours, strict=True)]
 
 
 def _spread(values: list[float], digits: int = 1) -> str:

@@ -27,9 +27,9 @@ from qwire.engine.config import EngineConfig
 from qwire.engine.constraint import Constraint, ConstraintKind
 from qwire.engine.local import LocalEngine
 from qwire.engine.request import Envelope, StopParams, TokenRequest
+from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.models.checkpoint import Checkpoint
 from qwire.models.store import ModelStore
-from qwire.serve.config import AppConfig
 from qwire.serve.environment import cache_dir
 
 CODE = '''
@@ -113,7 +113,7 @@ async def one_side(checkpoint: Checkpoint, config: EngineConfig, prompt: list[in
 
 async def main() -> None:
     arguments = _parse()
-    checkpoint = ModelStore(cache_dir(None)).resolve(AppConfig().models[0].source)
+    checkpoint = ModelStore(cache_dir(None)).resolve(arguments.model)
     sides = [
         EngineConfig(device="cpu", quantization=arguments.quantization, speculation=speculation, draft_tokens=drafts)
         for speculation, drafts in (("none", 1), ("prompt-lookup", arguments.draft_tokens))
@@ -155,6 +155,7 @@ def _acceptance(finish: Finish) -> str:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL_ID, help="catalogue id, folder or hub name")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=300)
     parser.add_argument("--draft-tokens", type=int, default=4)

@@ -32,10 +32,10 @@ from qwire.engine.q8.build import build
 from qwire.engine.q8.float32 import Float32Arithmetic
 from qwire.engine.ranking import most_likely
 from qwire.engine.segment import Segment
+from qwire.models.catalogue import DEFAULT_MODEL_ID
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
 
-MODEL = "qwen2.5-coder-0.5b-instruct"
 PAGE_TOKENS = 16
 
 
@@ -134,13 +134,14 @@ def watch(decoder: LeanDecoder, clock: Clock) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=DEFAULT_MODEL_ID, help="catalogue id, folder or hub name")
     parser.add_argument("--quantization", choices=("none", "q8"), default="none")
     parser.add_argument("--rows", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16, 32])
     parser.add_argument("--context", type=int, default=96, help="tokens that each sequence has")
     parser.add_argument("--prefill", type=int, default=256, help="tokens of the prefill step")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
-    checkpoint = ModelStore(cache_dir(None)).resolve(MODEL)
+    checkpoint = ModelStore(cache_dir(None)).resolve(arguments.model)
     loaded = load_model(checkpoint.folder, "", EngineConfig(device="cpu", quantization=arguments.quantization))
     decoder = loaded.decoder
     assert isinstance(decoder, LeanDecoder)

@@ -5,11 +5,13 @@ GenAI in 8 bits and llama.cpp on the published 4-bit file. Every side is a proce
 environment of their own are installed under `build/` at first use. Every round runs every side of a group once, in an
 order that turns, with prompts of its own; a ratio is of one round. Random weights of a known shape need no network, no
 tokenizer and no Ray. All sides of a run share the accelerator: of the 7B shape one of `none`, `int8` and `nf4` fits
-into 80 GB beside the two peers, so there it is a run for each.
+into 80 GB beside the two peers, so there it is a run for each. The group `parts` is what is measured without other
+engines: the draw beside that of continuous batching, and what a known beginning saves.
 
     make bench-engine                                                   # everything; writes nothing into docs
     make bench-engine ARGS="--write"                                    # and docs/benchmarks-engine.md with its plots
     make bench-engine ARGS="--groups q8 --streams 1,8 --rounds 9"
+    make bench-engine ARGS="--groups parts"                             # installs no peer
     make bench-engine ARGS="--device cuda --random qwen2.5-7b --sides none,continuous-batching,generate"
 """
 
@@ -26,11 +28,12 @@ from qwire.engine.loader import thread_count
 from qwire.models.store import ModelStore
 from qwire.serve.environment import cache_dir
 from qwire.text.tokenizer import QwenTokenizer
+from tests.bench.engine.parts import measure_parts
 from tests.bench.engine.peers import BUILD
 from tests.bench.engine.random_checkpoint import SHAPES, write_random_checkpoint
 from tests.bench.engine.report import report
 from tests.bench.engine.results import Results
-from tests.bench.engine.sides import CPU_GROUPS, RANDOM_GROUPS, Setup
+from tests.bench.engine.sides import CPU_GROUPS, RANDOM_GROUPS, Setup, fast_attention
 from tests.bench.engine.suite import Plan, measure, saved
 from tests.bench.engine.workload import Encode, random_tokens
 
@@ -41,6 +44,11 @@ _PREAMBLE = """# The engine against its peers
 Written by `make bench-engine ARGS="--write"`: medians over alternated rounds (least-most), greedy, output of fixed
 length, prefill included. Every side is a process of its own with the same number of threads; memory is resident memory
 of all of its processes. Absolute figures belong to the machine; ratios are the result.
+
+`generate` and llama.cpp are measured at 1 and 8 requests only. `generate` answers one after the other, and llama.cpp
+writes at 8 less than twice what it does at 1: more at once would take minutes a round and say the same, and requests
+that arrive at the rate of the other sides would only queue up. Neither, as it is called here, keeps a beginning for the
+next request, so they have no part in prompts that share one.
 
 """
 
@@ -72,6 +80,8 @@ def _measure(arguments: argparse.Namespace) -> Results:
     )
     if not arguments.random:
         results.float32_bytes = sum(path.stat().st_size for path in setup.folder.glob("*.safetensors"))
+        if arguments.sides is None and (arguments.groups is None or "parts" in arguments.groups):
+            measure_parts(results, rounds)
     plan = Plan(
         streams=arguments.streams,
         tokens=arguments.tokens,
@@ -104,9 +114,14 @@ def _random(arguments: argparse.Namespace) -> tuple[Setup, Encode, str]:
     dtype = "float32" if arguments.device == "cpu" else "float16"
     folder = BUILD / f"bench-random-{arguments.random}-{dtype}"
     write_random_checkpoint(folder, arguments.random, getattr(torch, dtype))
-    setup = Setup(folder, None, arguments.device, dtype, thread_count(EngineConfig()), max(arguments.streams))
+    attention = fast_attention(arguments.device)
+    threads, streams = thread_count(EngineConfig()), max(arguments.streams)
+    setup = Setup(folder, None, arguments.device, dtype, threads, streams, attention)
     encode = random_tokens(SHAPES[arguments.random]["vocab_size"])
-    return setup, encode, f"random weights of {arguments.random}'s shape in {dtype}"
+    model = f"random weights of {arguments.random}'s shape in {dtype}"
+    if arguments.device != "cpu":
+        model += f", continuous batching with {attention or 'no flash attention, as none is installed'}"
+    return setup, encode, model
 
 
 def _device_name(device: str) -> str:
@@ -118,7 +133,7 @@ def _parse() -> argparse.Namespace:
         return text.split(",")
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--groups", type=names, help=f"of {', '.join(CPU_GROUPS)}; default: all")
+    parser.add_argument("--groups", type=names, help=f"of {', '.join(CPU_GROUPS)}, parts; default: all")
     parser.add_argument("--sides", type=names, help="default: all of the groups")
     parser.add_argument("--streams", type=lambda text: [int(n) for n in text.split(",")], default=[1, 8, 16, 32])
     parser.add_argument("--tokens", type=int, default=32, help="output tokens of each request")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench.engine.bounds import BOUNDS, judge_memory
+from tests.bench.engine.bounds import BOUNDS, PART_BOUNDS, judge_memory
 from tests.bench.engine.results import Memory, Results
 from tests.bench.engine.run import Figures
 
@@ -10,9 +10,13 @@ _MB = 1e6
 
 
 def verdicts(results: Results) -> list[str]:
-    """Return a line for each bound of the sides that ran."""
+    """Return a line for each bound of the sides and parts that ran."""
     lines = [bound.judge(results) for bound in BOUNDS if bound.side in results.measured]
-    return [*lines, judge_memory(results)] if lines else []
+    if lines:
+        lines += judge_memory(results)
+    if results.parts:
+        lines += [bound.judge(results) for bound in PART_BOUNDS]
+    return lines
 
 
 def report(results: Results, plots: list[str]) -> str:
@@ -30,7 +34,8 @@ def report(results: Results, plots: list[str]) -> str:
     for group in results.groups:
         if any(results.measured.get(side) for side in group):
             parts += [f"## Against {group[0]}\n", _speeds(results, group), _latencies(results, group)]
-    parts += ["## Memory\n", _memory(results.memory)]
+    if results.memory:
+        parts += ["## Memory\n", _memory(results.memory)]
     parts += [f"![{path}]({path})\n" for path in plots]
     return "\n".join(parts)
 

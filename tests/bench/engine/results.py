@@ -38,6 +38,7 @@ class Results:
         measured: Runs by side and workload, in the order of the rounds.
         memory: By side.
         float32_bytes: What the weights take as float32, four bytes each; 0 = not known.
+        parts: Figures of parts of the engine, round by round, by what `bounds.py` says of them.
         missing: Sides that could not be measured, and why.
         notes: What else must be told, such as the rate of arrivals.
     """
@@ -48,6 +49,7 @@ class Results:
     measured: dict[str, dict[str, list[Run]]] = field(default_factory=dict[str, dict[str, list[Run]]])
     memory: dict[str, Memory] = field(default_factory=dict[str, Memory])
     float32_bytes: int = 0
+    parts: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
     missing: dict[str, str] = field(default_factory=dict[str, str])
     notes: list[str] = field(default_factory=list[str])
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers.utils.import_utils import is_flash_attn_2_available, is_flash_attn_3_available
+
 from tests.bench.engine import peers
 from tests.bench.engine.side import Command
 
@@ -39,6 +41,7 @@ class Setup:
         dtype: What the weights that are not quantized are computed in.
         threads: CPU threads of each side.
         streams: The most requests at once.
+        attention: What continuous batching attends with, its steps recorded; None = it decides.
     """
 
     folder: Path
@@ -47,6 +50,16 @@ class Setup:
     dtype: str
     threads: int
     streams: int
+    attention: str | None = None
+
+
+def fast_attention(device: str) -> str | None:
+    """Return the fastest attention that continuous batching can have on a CUDA device; None = there is none here."""
+    if not device.startswith("cuda"):
+        return None
+    if is_flash_attn_3_available(kernels_fallback_ok=True):
+        return "flash_attention_3"
+    return "flash_attention_2" if is_flash_attn_2_available(kernels_fallback_ok=True) else None
 
 
 def command(name: str, setup: Setup) -> Command:
@@ -76,7 +89,7 @@ def command(name: str, setup: Setup) -> Command:
         line = ("node", "generate.js", str(setup.gguf.absolute()), str(setup.streams), str(setup.threads))
         return Command(line, {}, peers.llama())
     options = {"folder": str(setup.folder), "device": setup.device, "threads": setup.threads, "dtype": setup.dtype}
-    options["streams"] = setup.streams
+    options |= {"streams": setup.streams, "attention": setup.attention}
     if name in ("generate", "continuous-batching"):
         return _python(Path(sys.executable), name.replace("-", "_"), options, {})
     config = {

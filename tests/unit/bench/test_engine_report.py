@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench.engine.bounds import BOUNDS, Bound, judge_memory
+from tests.bench.engine.bounds import BOUNDS, DRAW, KL, TOP_1, Bound, judge_memory
 from tests.bench.engine.report import report, verdicts
 from tests.bench.engine.results import Memory, Results
 from tests.bench.engine.run import Figures, LostTokens, Run, percentile
@@ -74,13 +74,22 @@ def test_of_times_the_smaller_is_better() -> None:
 
 def test_memory_is_judged_after_loading() -> None:
     made_up = Results("a machine")
-    assert judge_memory(made_up).startswith("NOT MEASURED")
+    assert judge_memory(made_up)[0].startswith("NOT MEASURED")
     made_up.memory = {"q8": Memory(100, 440, 9000)}
-    assert judge_memory(made_up).startswith("NOT MEASURED")
+    assert judge_memory(made_up)[0].startswith("NOT MEASURED")
     made_up.float32_bytes = 1000
-    assert judge_memory(made_up).startswith("PASS")
+    assert judge_memory(made_up)[0].startswith("PASS")
     made_up.memory["q8"] = Memory(100, 441, 441)
-    assert judge_memory(made_up).startswith("MISS")
+    assert [line.split(":")[0] for line in judge_memory(made_up)] == ["MISS"]
+    made_up.memory["float32"] = Memory(100, 882, 9000)
+    assert judge_memory(made_up)[1].startswith("NOT JUDGED: memory of q8 after loading over that of float32 is 0.50")
+
+
+def test_parts_are_judged_where_they_were_measured() -> None:
+    made_up = Results("a machine", parts={DRAW.what: [9.0, 10.0, 70.0], KL.what: [0.0021], TOP_1.what: [0.98]})
+    assert [line.split(":")[0] for line in verdicts(made_up)] == ["PASS", "NOT MEASURED", "MISS", "PASS"]
+    assert verdicts(made_up)[0].endswith("is 10.00 (9.00-70.00), >= 10.0")
+    assert verdicts(made_up)[2].endswith("is 0.0021, <= 0.002")
 
 
 def test_the_page_tells_what_is_missing_and_what_was_not_measured() -> None:

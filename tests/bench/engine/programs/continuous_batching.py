@@ -23,11 +23,18 @@ def main() -> None:
 
     def load() -> Callable[[Requests], Answer]:
         model = load_model(options)
+        flash = options["attention"] is not None
+        if flash:
+            model.set_attn_implementation(options["attention"])
         logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
         generation = GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0)
         # Its default is nearly all memory that there is; a part of it holds the requests many times over.
-        config = ContinuousBatchingConfig(max_requests_per_batch=options["streams"], max_memory_percent=0.2)
+        config = ContinuousBatchingConfig(
+            max_requests_per_batch=options["streams"], max_memory_percent=0.2, use_cuda_graph=flash or None
+        )
         manager = model.init_continuous_batching(generation, config)
+        if flash:
+            manager.warmup()  # else its steps are recorded while they are measured
         manager.start()
         return lambda requests: _answer(manager, requests)
 
