@@ -249,17 +249,32 @@ async def test_only_so_many_wait_for_their_grammars_but_for_the_admitted(
     make = matcher_factory.MatcherFactory._make  # pyright: ignore[reportPrivateUsage] - to be slow on purpose
     gate = threading.Event()
 
+    compiled = 0
+
     def slowly(*arguments: Any) -> matcher.Matcher:
-        gate.wait()
+        nonlocal compiled
+        compiled += 1
+        gate.wait(60)
         return make(*arguments)
 
     monkeypatch.setattr(matcher_factory.MatcherFactory, "_make", slowly)
-    two = [asyncio.ensure_future(output_of(engine, asking(name, choice("yes")))) for name in ("first", "second")]
-    await asyncio.sleep(0.1)
-    with pytest.raises(QueueFull):
-        await output_of(engine, asking("third", choice("yes")))
-    admitted = replace(asking("admitted", choice("yes")), envelope=Envelope("admitted", admitted=True))
-    third = asyncio.ensure_future(output_of(engine, admitted))
-    await asyncio.sleep(0.1)
-    gate.set()
-    assert {reason for _, reason in await asyncio.gather(*two, third)} == {FinishReason.END_OF_TURN}
+    try:
+        two = [asyncio.ensure_future(output_of(engine, asking(name, choice("yes")))) for name in ("first", "second")]
+        await asyncio.sleep(0.1)
+        with pytest.raises(QueueFull):
+            await output_of(engine, asking("third", choice("yes")))
+        two[1].cancel()
+        await asyncio.wait({two[1]})
+        for index in range(100):  # who comes and goes leaves nothing behind
+            left = asyncio.ensure_future(output_of(engine, asking(f"left {index}", choice("yes"))))
+            await asyncio.sleep(0)
+            left.cancel()
+            await asyncio.wait({left})
+        again = asyncio.ensure_future(output_of(engine, asking("again", choice("yes"))))
+        admitted = replace(asking("admitted", choice("yes")), envelope=Envelope("admitted", admitted=True))
+        third = asyncio.ensure_future(output_of(engine, admitted))
+        await asyncio.sleep(0.1)
+    finally:
+        gate.set()
+    assert {reason for _, reason in await asyncio.gather(two[0], again, third)} == {FinishReason.END_OF_TURN}
+    assert compiled == 3

@@ -86,19 +86,19 @@ def _mapping(message: Mapping[str, Any], path: str) -> ChatMessage:
             "the keys role and content (or text), reasoning (or reasoning_content), tool_calls and tool_call_id are"
             f" known, got {sorted(keys)}",
         )
-    if keys >= _REASONING_KEYS:
-        raise InvalidRequest.of(path, "reasoning and reasoning_content are the same: at most one is allowed")
+    thoughts = [thought for key in sorted(keys & _REASONING_KEYS) if (thought := message[key]) is not None]
+    if len(thoughts) > 1 and thoughts[0] != thoughts[1]:
+        raise InvalidRequest.of(path, "reasoning and reasoning_content mean the same, and differ")
     text = message.get("content", message.get("text"))
     calls = _calls(message.get("tool_calls") or (), path)
     if text is None and calls:
         text = ""  # what others say where the model said nothing beside its calls
-    reasoning = message.get("reasoning", message.get("reasoning_content"))
     return ChatMessage(
         _role(message["role"], path),
         cast("str", text),
         calls,
         message.get("tool_call_id", ""),
-        "" if reasoning is None else reasoning,  # what others say where there was none
+        thoughts[0] if thoughts else "",  # null is what others say where there was none
     )
 
 

@@ -201,8 +201,9 @@ class Generation:
 
     @property
     def message(self) -> ChatMessage:
-        """The assistant's message, to go on with the conversation: the answer, the calls and the thinking."""
-        return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls, reasoning=self.reasoning)
+        """The assistant's message, to go on with the conversation: the answer, and the calls with their thinking."""
+        reasoning = self.reasoning if self.tool_calls else ""  # of past answers no template keeps it
+        return ChatMessage(Role.ASSISTANT, self.text, self.tool_calls, reasoning=reasoning)
 
     def json(self) -> Any:
         """Return the answer, parsed as JSON: for `json_schema` and `json_object`.

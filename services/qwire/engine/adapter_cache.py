@@ -188,7 +188,7 @@ class AdapterCache:
     def _place(self, key: _Key, source: AdapterSource, *, is_first: bool) -> _Place | None:
         """Return the adapter's place, or for the first in line one that is free; None = it has to wait.
 
-        Whoever is first in line finds its place closed only by itself, or by one that has left.
+        A place may be closed by whoever waits, also for the first in line, who takes it all the same.
         """
         place = self._places.get(key)
         if place is None and is_first and (len(self._places) < self._capacity or self._evict()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -37,8 +38,10 @@ class MatcherFactory:
         self._card = card
         self._max_waiting = config.max_running + config.max_waiting
         self._waiting = 0
-        # One thread of its own: grammars that take long delay only one another.
+        # One thread of its own, with one grammar at a time: those that take long delay only one another, and who waits
+        # and leaves leaves nothing behind.
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="qwire-grammar")
+        self._free = asyncio.Lock()
 
     async def matcher(
         self, constraint: Constraint, output_token_ids: tuple[int, ...], *, admitted: bool = False
@@ -58,27 +61,21 @@ class MatcherFactory:
             raise QueueFull(_RETRY_S)
         self._waiting += 1
         try:
-            return await self._wait(constraint, output_token_ids)
-        finally:
-            self._waiting -= 1
-
-    async def _wait(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
-        loop = asyncio.get_running_loop()
-        begun = asyncio.Event()
-
-        def make() -> Matcher:
-            loop.call_soon_threadsafe(begun.set)
-            return self._make(constraint, output_token_ids)
-
-        made = loop.run_in_executor(self._thread, make)
-        try:
-            await begun.wait()  # the time of those before it is not its fault
+            await self._free.acquire()  # the time of those before it is not its fault
+            job = self._thread.submit(self._make, constraint, output_token_ids)
+            loop = asyncio.get_running_loop()
+            # When the thread is done with it, which may be long after who asked has left.
+            job.add_done_callback(lambda _: self._release(loop))
             async with asyncio.timeout(_COMPILE_S):
-                return await made
+                return await asyncio.wrap_future(job)
         except TimeoutError:
             raise InvalidRequest(constraint.field, f"It was not compiled within {_COMPILE_S:g} s.") from None
         finally:
-            made.cancel()
+            self._waiting -= 1
+
+    def _release(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(RuntimeError):  # the event loop was closed meanwhile: nobody waits any more
+            loop.call_soon_threadsafe(self._free.release)
 
     def _make(self, constraint: Constraint, output_token_ids: tuple[int, ...]) -> Matcher:
         matcher = Matcher(constraint, self._tokenizer, self._card.eos_token_ids)

@@ -66,12 +66,13 @@ class TokenStream:
         if not self._token_ids and self._failure is not None:
             raise self._failure
         sequence = self.sequence
+        accepted_tokens = sequence.accepted_tokens  # first: the engine goes on, and they are never more than drafted
         chunk = TokenChunk(
             tuple(self._token_ids),
             self._finish,
             logprobs=tuple(self._logprobs),
             drafted_tokens=sequence.drafted_tokens,
-            accepted_tokens=sequence.accepted_tokens,
+            accepted_tokens=accepted_tokens,
             preemptions=sequence.preemptions,
         )
         if not self._begun:

@@ -12,6 +12,7 @@ from qwire.engine.errors import EngineUnavailable
 from qwire.engine.protocol import Engine, ModelCard
 from qwire.engine.request import TokenRequest
 from qwire.text.abilities import TextAbilities
+from qwire.text.constrained_splitter import ConstrainedSplitter
 from qwire.text.errors import UnusableTokenizer
 from qwire.text.event import GenerationEvent, Started
 from qwire.text.generation import Generation, ModelEnds, answer_id
@@ -20,6 +21,7 @@ from qwire.text.prompt_reading import PromptReading
 from qwire.text.read_ahead import BufferBudget, ReadAhead
 from qwire.text.request import GenerationRequest, Prompt
 from qwire.text.resolver import RequestResolver
+from qwire.text.splitter import Splitter
 
 _INLINE_CHARACTERS = 16_384
 """Shorter prompts are tokenised where they are, in a few milliseconds at most; longer ones in a thread."""
@@ -138,9 +140,14 @@ class Generator:
         return replace(resolved, constraint=constraint)
 
     def _generation(self, request: GenerationRequest, token_request: TokenRequest) -> Generation:
-        splitter = self._processor.splitter(
-            request.prompt, token_request.prompt_token_ids, fragments=request.tool_call_fragments
-        )
+        constraint = token_request.constraint
+        splitter: Splitter
+        if constraint is None:
+            splitter = self._processor.splitter(
+                request.prompt, token_request.prompt_token_ids, fragments=request.tool_call_fragments
+            )
+        else:
+            splitter = ConstrainedSplitter(constraint.opening_token_id, constraint.after_token_id)
         output = self._processor.output_text(
             request.stop.stop_strings,
             token_request.stop.min_output_tokens,
@@ -148,8 +155,8 @@ class Generator:
             budget_tokens=request.reasoning_budget_tokens,
         )
         ends = self._ends
-        if token_request.constraint is not None:
-            ends = ends.up_to(token_request.constraint.after_token_id)
+        if constraint is not None:
+            ends = ends.up_to(constraint.after_token_id)
         return Generation(token_request, output, ends)
 
     def _prompt_reading(self, request: GenerationRequest, token_request: TokenRequest) -> PromptReading:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from qwire.text.call_progress import CallFragment
 from qwire.text.call_text import WrittenCall
 from qwire.text.detokenizer import Detokenizer
-from qwire.text.splitter import Channel, OutputSplitter, Part
+from qwire.text.splitter import Channel, OutputSplitter, Part, Splitter
 from qwire.text.stop import StopMatcher
 
 
@@ -64,13 +64,13 @@ class OutputText:
         matcher: StopMatcher,
         min_output_tokens: int = 0,
         *,
-        splitter: OutputSplitter | None = None,
+        splitter: Splitter | None = None,
         budget_tokens: int | None = None,
     ) -> None:
         self._detokenizer = detokenizer
         self._matcher = matcher
         self._min_output_tokens = min_output_tokens
-        self._splitter = splitter or OutputSplitter()
+        self._splitter: Splitter = splitter or OutputSplitter()
         self._budget_tokens = budget_tokens
         self._tokens = 0
         self._line_breaks = ""
@@ -135,7 +135,7 @@ class OutputText:
         """Return what one token gives; the token is counted with the last piece, which is never a call."""
         self._tokens += 1
         thought = self._splitter.thinking
-        parts = self._splitter.push(self._detokenizer.push(token_id))
+        parts = self._splitter.push(self._detokenizer.push(token_id), token_id)
         thought = thought or self._splitter.thinking
         self.reasoning_tokens += thought
         pieces, stop_string = self._pieces(parts)

@@ -13,7 +13,7 @@ from qwire.text.call_scanner import CALL_OPEN
 from qwire.text.detokenizer import Detokenizer
 from qwire.text.output import OutputText
 from qwire.text.request import ChatPrompt, Prompt, TextPrompt, TokenPrompt
-from qwire.text.splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter
+from qwire.text.splitter import THINK_CLOSE, THINK_OPEN, OutputSplitter, Splitter
 from qwire.text.stop import StopMatcher
 from qwire.text.template import ChatTemplate
 from qwire.text.tokenizer import QwenTokenizer
@@ -136,7 +136,7 @@ class TextProcessor:
         stop_strings: Sequence[str],
         min_output_tokens: int,
         *,
-        splitter: OutputSplitter | None = None,
+        splitter: Splitter | None = None,
         budget_tokens: int | None = None,
     ) -> OutputText:
         """Return a new output's text."""

@@ -12,7 +12,7 @@ from typing import Self
 from qwire.engine.chunk import TokenChunk
 
 # What CPython (64 bit) takes, pointers included.
-_CHUNK_BYTES = 128
+_CHUNK_BYTES = 224
 _TOKEN_BYTES = 36
 _LOGPROBS_BYTES = 112
 _TOP_LOGPROB_BYTES = 116
@@ -164,6 +164,9 @@ def _joined(chunks: list[TokenChunk]) -> TokenChunk:
         timings=next((chunk.timings for chunk in chunks if chunk.timings is not None), None),
         cached_prompt_tokens=max(chunk.cached_prompt_tokens for chunk in chunks),
         adapter_sha256=max(chunk.adapter_sha256 for chunk in chunks),
+        drafted_tokens=chunks[-1].drafted_tokens,
+        accepted_tokens=chunks[-1].accepted_tokens,
+        preemptions=chunks[-1].preemptions,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from qwire.text.call_progress import CallFragment, CallProgress
 from qwire.text.call_scanner import CALL_FORMS, CallScanner
@@ -31,6 +32,38 @@ class Said:
 
 Part = Said | CallFragment | WrittenCall
 """What the splitter finds, in order."""
+
+
+class Splitter(Protocol):
+    """Splits an output into its parts. What comes out after some tokens depends on these only."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether everything from here on is the answer, and comes out as it goes in."""
+        ...
+
+    @property
+    def thinking(self) -> bool:
+        """Whether what comes next is thinking."""
+        ...
+
+    @property
+    def may_call(self) -> bool:
+        """Whether there are tools to call."""
+        ...
+
+    @property
+    def in_call(self) -> bool:
+        """Whether a call may be under way."""
+        ...
+
+    def push(self, text: str, token_id: int | None = None) -> list[Part]:
+        """Take the next piece of text, and the token that it comes with; return what is certain now."""
+        ...
+
+    def finish(self) -> list[Part]:
+        """Return what was held back: no more text comes."""
+        ...
 
 
 class _State(Enum):
@@ -76,26 +109,26 @@ class OutputSplitter:
 
     @property
     def plain(self) -> bool:
-        """Whether everything from here on is the answer, and comes out as it goes in."""
+        """See `Splitter.plain`."""
         return self._state is _State.ANSWER and not (self._forms or self._held or self._after_tag)
 
     @property
     def thinking(self) -> bool:
-        """Whether what comes next is thinking."""
+        """See `Splitter.thinking`."""
         return self._state is _State.THINKING
 
     @property
     def may_call(self) -> bool:
-        """Whether there are tools to call."""
+        """See `Splitter.may_call`."""
         return bool(self._forms)
 
     @property
     def in_call(self) -> bool:
-        """Whether a call may be under way."""
+        """See `Splitter.in_call`."""
         return self._state is _State.CALL
 
-    def push(self, text: str) -> list[Part]:
-        """Take the next piece of text and return what is certain now."""
+    def push(self, text: str, token_id: int | None = None) -> list[Part]:  # noqa: ARG002 - tags are texts here
+        """See `Splitter.push`."""
         self._held += text
         while self._held and self._step():
             pass
@@ -103,7 +136,7 @@ class OutputSplitter:
         return parts
 
     def finish(self) -> list[Part]:
-        """Return what was held back: no more text comes. A call that is not complete is text."""
+        """See `Splitter.finish`. A call that is not complete is text."""
         self._retract()
         retracted, self._parts = self._parts, []
         text = self._scanner.form.opening + self._held if self.in_call else self._held

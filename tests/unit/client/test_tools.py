@@ -95,6 +95,8 @@ def test_every_form_of_calls_and_results_is_the_same_message(prompt: Prompt) -> 
         ChatMessage(Role.ASSISTANT, "a", reasoning="hm"),
         {"role": "assistant", "content": "a", "reasoning_content": "hm"},
         {"role": "assistant", "text": "a", "reasoning": "hm"},
+        {"role": "assistant", "text": "a", "reasoning": "hm", "reasoning_content": None},
+        {"role": "assistant", "text": "a", "reasoning": "hm", "reasoning_content": "hm"},
     ],
 )
 def test_every_form_of_thinking_is_the_same_message(message: Message) -> None:
@@ -139,7 +141,7 @@ CALLS = "spec.chat.messages[0].tool_calls"
         ([{"role": "assistant", "content": "a", "reasoning": 5}], {}, "spec.chat.messages[0].reasoning"),
         ([ChatMessage(Role.ASSISTANT, "a", reasoning=None)], {}, "spec.chat.messages[0].reasoning"),  # pyright: ignore[reportArgumentType]
         (
-            [{"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "b"}],
+            [{"role": "assistant", "content": "a", "reasoning": "b", "reasoning_content": "c"}],
             {},
             "spec.chat.messages[0]",
         ),

@@ -66,9 +66,8 @@ async def test_it_waits_for_the_end_of_thinking_where_the_model_thinks(
 
 
 async def test_it_waits_in_any_case_where_the_prompt_opens_the_thinking(
-    folder: Path, thinking_source: str, card: ModelCard, control_ids: dict[str, int]
+    opener: TextProcessor, card: ModelCard, control_ids: dict[str, int]
 ):
-    opener = TextProcessor(QwenTokenizer.from_folder(folder), ChatTemplate(thinking_source + "<think>\n"))
     (request,), _ = await asked(opener, card, ASK, [control_ids["<|im_end|>"]])
     assert request.constraint == replace(CHOICE, after_token_id=control_ids["</think>"])
 
@@ -78,6 +77,57 @@ async def test_a_model_that_does_not_think_begins_at_once(
 ):
     (request,), _ = await asked(processor, card, ASK, [control_ids["<|im_end|>"]])
     assert request.constraint == CHOICE
+
+
+@pytest.fixture(scope="module")
+def opener(folder: Path, thinking_source: str) -> TextProcessor:
+    """A model whose prompts open the thinking."""
+    return TextProcessor(QwenTokenizer.from_folder(folder), ChatTemplate(thinking_source + "<think>\n"))
+
+
+def said_in(events: list[GenerationEvent]) -> dict[str, str]:
+    """Return what was said in each channel."""
+    said = dict.fromkeys((channel.value for channel in Channel), "")
+    for event in events:
+        if isinstance(event, Delta):
+            said[event.channel.value] += event.text
+    return said
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize("budget", [None, 30])
+async def test_tags_that_are_spelled_in_letters_are_text(
+    thinker: TextProcessor,
+    opener: TextProcessor,
+    card: ModelCard,
+    control_ids: dict[str, int],
+    budget: int | None,
+    *,
+    opened: bool,
+):
+    letters, end = thinker.encode(TextPrompt("\nhm</think>all\n")), control_ids["<|im_end|>"]
+    answer = [control_ids["</think>"], *thinker.encode(TextPrompt("\nyes")), end]
+    said = [*([] if opened else [control_ids["<think>"]]), *letters, *answer]
+    _, events = await asked(opener if opened else thinker, card, ASK, said, budget=budget)
+    # Line breaks belong to the tags of thinking; all of the answer is what the constraint is about.
+    assert said_in(events) == {"reasoning": "hm</think>all", "text": "\nyes"}
+
+
+@pytest.mark.parametrize("prompt", [ASK, replace(ASK, thinking=False)])
+async def test_an_answer_that_spells_a_tag_is_an_answer(
+    thinker: TextProcessor, card: ModelCard, control_ids: dict[str, int], prompt: Prompt
+):
+    said = [*thinker.encode(TextPrompt("<think>no</think>\n")), control_ids["<|im_end|>"]]
+    _, events = await asked(thinker, card, prompt, said, budget=None if prompt is not ASK else 2)
+    assert said_in(events) == {"reasoning": "", "text": "<think>no</think>\n"}
+
+
+async def test_what_was_thought_when_the_output_ends_is_told(
+    opener: TextProcessor, card: ModelCard, control_ids: dict[str, int]
+):
+    said = [*opener.encode(TextPrompt("hm\n")), control_ids["<|im_end|>"]]
+    _, events = await asked(opener, card, ASK, said)
+    assert said_in(events) == {"reasoning": "hm\n", "text": ""}
 
 
 async def test_a_spent_budget_puts_nothing_in_front_of_the_answer(
