@@ -6,7 +6,7 @@
 // batch.
 //
 // A matrix whose numbers fit into fewer bytes is held in these (form.h). The first tile that reads a panel makes its
-// numbers whole in registers, and leaves them for the next ones; no bit of a result depends on it.
+// numbers whole in registers, and leaves them for the next ones, where there are many; no bit of a result depends on it.
 //
 // While a panel is multiplied, the next one is already fetched from memory.
 
@@ -37,13 +37,25 @@ template <typename Columns, int... Less> constexpr Tiles tiles_of(std::integer_s
 
 template <typename Columns> constexpr Tiles kTiles = tiles_of<Columns>(std::make_integer_sequence<int, kTile>());
 
+// The most passes for each of which a panel is made whole: where a core multiplies half as fast, it does that faster than
+// it would leave the panel in its cache and read it there.
+constexpr int64_t kRemade = kWidth == 8 ? 3 : 1;
+
+inline bool keeps(Form form, int64_t passes) { return form != kWhole && passes > kRemade; }
+
 // The tiles that read a panel for the `pass`-th of so many times.
 const Tiles &tiles_for(Form form, int64_t pass, int64_t passes) {
-  if (form != kWhole && pass > 0) return kTiles<Whole<0>>;
-  if (form == kSteps) return passes > 1 ? kTiles<OfSteps<true>> : kTiles<OfSteps<false>>;
-  if (form == kHalves) return passes > 1 ? kTiles<OfHalves<true>> : kTiles<OfHalves<false>>;
+  const bool keep = keeps(form, passes);
+  if (keep && pass > 0) return kTiles<Whole<0>>;
+  if (form == kSteps) return keep ? kTiles<OfSteps<true>> : kTiles<OfSteps<false>>;
+  if (form == kHalves) return keep ? kTiles<OfHalves<true>> : kTiles<OfHalves<false>>;
   // What is ahead is fetched by the only tile, or a half by each of two.
   return passes == 1 ? kTiles<Whole<2>> : pass < 2 ? kTiles<Whole<1>> : kTiles<Whole<0>>;
+}
+
+// The most rows of a tile. Few rows wait for whole numbers from memory, which is read best with all lanes at once.
+int64_t tile_of(Form form, int64_t rows) {
+  return form == kWhole && rows <= 16 && kWidth == 8 ? 3 : kTile;
 }
 
 } // namespace
@@ -95,7 +107,7 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
   factors.resize(static_cast<size_t>(rows));
   float *a = values.data(), *inverse = factors.data();
   // Tiles of one size, but for the last one: no row is left to a small one.
-  const int64_t tiles = (rows + kTile - 1) / kTile, step = (rows + tiles - 1) / tiles;
+  const int64_t tile = tile_of(form, rows), tiles = (rows + tile - 1) / tile, step = (rows + tiles - 1) / tiles;
   const int64_t chunk = std::max<int64_t>(1, kCached / (columns * step)) * step;
 
   if (input->kind == 1) {
@@ -132,9 +144,10 @@ void qwire_float32_linear(const FloatWeight *weight, const Input *input, float *
         if (column + count == columns) ahead = weight->values + std::min(next, blocks - 1) * block_bytes;
         for (int64_t row = from, pass = 0; row < to; row += step, ++pass) {
           const int64_t size = std::min(step, to - row);
-          const void *panel = form == kWhole || pass == 0 ? static_cast<const void *>(held) : kept;
-          tiles_for(form, pass, passes).of_rows[size - 1](panel, a + row * columns + column * size, count,
-                                                          ahead + (pass == 1 ? count * kLineBytes : 0), kept, result);
+          const void *panel = pass > 0 && keeps(form, passes) ? static_cast<const void *>(kept) : held;
+          const char *fetched = ahead + (form == kWhole && pass == 1 ? count * kLineBytes : 0);
+          tiles_for(form, pass, passes).of_rows[size - 1](panel, a + row * columns + column * size, count, fetched, kept,
+                                                          result);
           const float *bias = column == 0 && weight->bias ? weight->bias + first : nullptr;
           for (int64_t r = 0; r < size; ++r) {
             float *target = out + (row + r) * out_stride + first;

@@ -107,51 +107,51 @@ inline float number_at(Form form, const char *block, int64_t lane, int64_t colum
   return number;
 }
 
-// 32 floats in registers, of bytes and of halves. Compilers find the instructions of x86 for it only if they are told.
+// Floats in registers, of bytes and of halves. Compilers find the instructions of x86 for it only if they are told.
 #if defined(__AVX512F__)
-inline void widen(const int8_t *from, Vector (&out)[kVectors]) {
+template <int Vectors> inline void widen(const int8_t *from, Vector (&out)[Vectors]) {
 #pragma GCC unroll 2
-  for (int part = 0; part < kVectors; ++part, from += kWidth) {
+  for (int part = 0; part < Vectors; ++part, from += kWidth) {
     const __m512i integers = _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
     out[part] = (Vector)_mm512_cvtepi32_ps(integers);
   }
 }
 
-inline void widen(const uint16_t *from, Vector (&out)[kVectors]) {
+template <int Vectors> inline void widen(const uint16_t *from, Vector (&out)[Vectors]) {
 #pragma GCC unroll 2
-  for (int part = 0; part < kVectors; ++part, from += kWidth) {
+  for (int part = 0; part < Vectors; ++part, from += kWidth) {
     const __m512i integers = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(from)));
     out[part] = (Vector)_mm512_slli_epi32(integers, 16);
   }
 }
 #elif defined(__AVX2__) && defined(__FMA__)
-inline void widen(const int8_t *from, Vector (&out)[kVectors]) {
+template <int Vectors> inline void widen(const int8_t *from, Vector (&out)[Vectors]) {
 #pragma GCC unroll 4
-  for (int part = 0; part < kVectors; ++part, from += kWidth) {
+  for (int part = 0; part < Vectors; ++part, from += kWidth) {
     const __m256i integers = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(from)));
     out[part] = (Vector)_mm256_cvtepi32_ps(integers);
   }
 }
 
-inline void widen(const uint16_t *from, Vector (&out)[kVectors]) {
+template <int Vectors> inline void widen(const uint16_t *from, Vector (&out)[Vectors]) {
 #pragma GCC unroll 4
-  for (int part = 0; part < kVectors; ++part, from += kWidth) {
+  for (int part = 0; part < Vectors; ++part, from += kWidth) {
     const __m256i integers = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(from)));
     out[part] = (Vector)_mm256_slli_epi32(integers, 16);
   }
 }
 #else
-inline void widen(const int8_t *from, Vector (&out)[kVectors]) {
-  float floats[kLanes];
+template <int Vectors> inline void widen(const int8_t *from, Vector (&out)[Vectors]) {
+  float floats[Vectors * kWidth];
 #pragma omp simd
-  for (int64_t lane = 0; lane < kLanes; ++lane) floats[lane] = static_cast<float>(from[lane]);
+  for (int64_t lane = 0; lane < Vectors * kWidth; ++lane) floats[lane] = static_cast<float>(from[lane]);
   std::memcpy(out, floats, sizeof(out));
 }
 
-inline void widen(const uint16_t *from, Vector (&out)[kVectors]) {
-  uint32_t bits[kLanes];
+template <int Vectors> inline void widen(const uint16_t *from, Vector (&out)[Vectors]) {
+  uint32_t bits[Vectors * kWidth];
 #pragma omp simd
-  for (int64_t lane = 0; lane < kLanes; ++lane) bits[lane] = static_cast<uint32_t>(from[lane]) << 16;
+  for (int64_t lane = 0; lane < Vectors * kWidth; ++lane) bits[lane] = static_cast<uint32_t>(from[lane]) << 16;
   std::memcpy(out, bits, sizeof(out));
 }
 #endif
@@ -161,21 +161,23 @@ template <bool Keep> struct OfSteps {
   const char *w, *ahead;
   float *kept;
   const float *steps;
+  int64_t lane;
 
-  OfSteps(const void *from, const void *next, float *keep)
-      : w(static_cast<const char *>(from)), ahead(static_cast<const char *>(next)), kept(keep) {}
+  OfSteps(const void *from, const void *next, float *keep, int64_t first)
+      : w(static_cast<const char *>(from)), ahead(static_cast<const char *>(next)), kept(keep + first), lane(first) {}
 
-  void read(int64_t n, Vector (&columns)[kVectors]) {
+  template <bool Fetch, int Vectors> void read(int64_t n, Vector (&columns)[Vectors]) {
     if (n % kGroup == 0) {
-      for (int64_t byte = 0; byte < kGroupBytes[kSteps]; byte += kLineBytes) __builtin_prefetch(ahead + byte, 0, 2);
+      if (Fetch)
+        for (int64_t byte = 0; byte < kGroupBytes[kSteps]; byte += kLineBytes) __builtin_prefetch(ahead + byte, 0, 2);
       ahead += kGroupBytes[kSteps];
-      steps = reinterpret_cast<const float *>(w);
+      steps = reinterpret_cast<const float *>(w) + lane;
       w += kLanes * 4;
     }
-    widen(reinterpret_cast<const int8_t *>(w), columns);
+    widen(reinterpret_cast<const int8_t *>(w + lane), columns);
     w += kLanes;
 #pragma GCC unroll 8
-    for (int part = 0; part < kVectors; ++part) {
+    for (int part = 0; part < Vectors; ++part) {
       Vector step;
       std::memcpy(&step, steps + part * kWidth, sizeof(Vector));
       columns[part] *= step;
@@ -188,16 +190,16 @@ template <bool Keep> struct OfHalves {
   const char *w, *ahead;
   float *kept;
 
-  OfHalves(const void *from, const void *next, float *keep)
-      : w(static_cast<const char *>(from)), ahead(static_cast<const char *>(next)), kept(keep) {}
+  OfHalves(const void *from, const void *next, float *keep, int64_t lane)
+      : w(static_cast<const char *>(from) + lane * 2), ahead(static_cast<const char *>(next)), kept(keep + lane) {}
 
-  void read(int64_t n, Vector (&columns)[kVectors]) {
-    __builtin_prefetch(ahead, 0, 2);
+  template <bool Fetch, int Vectors> void read(int64_t n, Vector (&columns)[Vectors]) {
+    if (Fetch) __builtin_prefetch(ahead, 0, 2);
     ahead += kLineBytes;
     widen(reinterpret_cast<const uint16_t *>(w), columns);
     w += kLanes * 2;
 #pragma GCC unroll 8
-    for (int part = 0; part < kVectors; ++part)
+    for (int part = 0; part < Vectors; ++part)
       if (Keep) std::memcpy(kept + n * kLanes + part * kWidth, &columns[part], sizeof(Vector));
   }
 };
