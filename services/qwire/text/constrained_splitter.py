@@ -28,26 +28,26 @@ class ConstrainedSplitter:
 
     @property
     def plain(self) -> bool:
-        """As of `OutputSplitter`."""
+        """See `Splitter.plain`."""
         return not (self._starts or self._thinks)
 
     @property
     def thinking(self) -> bool:
-        """As of `OutputSplitter`."""
+        """See `Splitter.thinking`."""
         return self._thinks
 
     @property
     def may_call(self) -> bool:
-        """As of `OutputSplitter`: never."""
+        """See `Splitter.may_call`: never."""
         return False
 
     @property
     def in_call(self) -> bool:
-        """As of `OutputSplitter`: never."""
+        """See `Splitter.in_call`: never."""
         return False
 
     def push(self, text: str, token_id: int | None = None) -> list[Part]:
-        """Take the text of the next token, and return what is certain now."""
+        """See `Splitter.push`."""
         if self._starts:
             self._starts = False
             self._thinks = token_id == self._opening_token_id
@@ -60,7 +60,7 @@ class ConstrainedSplitter:
         return self._think(text.removesuffix(THINK_CLOSE) if closes else text)
 
     def finish(self) -> list[Part]:
-        """Return what was held back: no more text comes."""
+        """See `Splitter.finish`."""
         held, self._held = self._held, ""
         return [Said(Channel.REASONING, held)] if held and self._thinks else []
 

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
 
 import pytest
 
 from qwire.engine.chunk import Timings, TokenChunk
 from qwire.engine.request import Envelope, StopParams, TokenRequest
 from qwire.serve.recorder import GenerationRecorder
-from qwire.telemetry.setup import Telemetry, TelemetryConfig, configure
-from tests.support.log_lines import collected_log_lines
-from tests.support.otlp_receiver import OtlpReceiver, attributes, otlp_receiver
+from qwire.telemetry.setup import Telemetry
+from tests.support.otlp_receiver import OtlpReceiver, attributes
 
 REQUEST = TokenRequest((1, 2, 3), Envelope("g-1"), StopParams(10))
 FIRST = TokenChunk((4,), timings=Timings(1, 2, 3, 3), cached_prompt_tokens=2, drafted_tokens=3)
 LAST = TokenChunk((5, 6), drafted_tokens=8, accepted_tokens=5, preemptions=1)
-
-
-@pytest.fixture
-def receiver() -> Generator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def telemetry(receiver: OtlpReceiver) -> Generator[Telemetry]:
-    with collected_log_lines():
-        configured = configure(TelemetryConfig(otlp_endpoint=receiver.endpoint))
-        yield configured
-        configured.shutdown()
 
 
 @pytest.mark.parametrize("ends", [GeneratorExit, asyncio.CancelledError])

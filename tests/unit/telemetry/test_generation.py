@@ -1,5 +1,4 @@
 import asyncio
-from collections.abc import Generator
 
 import pytest
 from opentelemetry import trace
@@ -11,29 +10,14 @@ from qwire.engine.request import Envelope
 from qwire.telemetry import names
 from qwire.telemetry.generation import GenerationScope, record_generation_failure, record_generation_spans
 from qwire.telemetry.propagation import inject
-from qwire.telemetry.setup import Telemetry, TelemetryConfig, configure
-from tests.support.log_lines import collected_log_lines
-from tests.support.otlp_receiver import OtlpReceiver, attributes, otlp_receiver
+from qwire.telemetry.setup import Telemetry
+from tests.support.otlp_receiver import OtlpReceiver, attributes
 
 MS = 1_000_000
 ARRIVED = 1_700_000_000_000_000_000
 TIMINGS = Timings(ARRIVED, ARRIVED + 20 * MS, ARRIVED + 50 * MS, ARRIVED + 250 * MS)
 FINISH = Finish(FinishReason.LENGTH, TIMINGS, cached_prompt_tokens=3)
 SCOPE = GenerationScope("m", "replica-1", prompt_tokens=12, output_tokens=5)
-
-
-@pytest.fixture
-def receiver() -> Generator[OtlpReceiver]:
-    with otlp_receiver() as running:
-        yield running
-
-
-@pytest.fixture
-def telemetry(receiver: OtlpReceiver) -> Generator[Telemetry]:
-    with collected_log_lines():
-        configured = configure(TelemetryConfig(otlp_endpoint=receiver.endpoint))
-        yield configured
-        configured.shutdown()
 
 
 def envelope_of(span: trace.Span) -> Envelope:
