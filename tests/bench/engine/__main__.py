@@ -18,6 +18,8 @@ engines: the draw beside that of continuous batching, and what a known beginning
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -56,6 +58,7 @@ next request, so they have no part in prompts that share one.
 def main() -> None:
     """Measure, print, and write where it is asked for."""
     arguments = _parse()
+    signal.signal(signal.SIGTERM, _end)
     if arguments.from_file:
         results = Results.load(arguments.from_file)
     else:
@@ -68,6 +71,11 @@ def main() -> None:
         plots = [str(path.relative_to(folder)) for path in plot(results, folder / "images")]
         arguments.write.write_text(_PREAMBLE + report(results, plots), encoding="utf-8")
     print(report(results, []))
+
+
+def _end(number: int, _: object) -> None:
+    """End as at an error: sides are stopped, and none is left behind with its memory."""
+    sys.exit(128 + number)
 
 
 def _measure(arguments: argparse.Namespace) -> Results:

@@ -129,6 +129,9 @@ class Side:
         return sum(_memory_of(process.pid, field) for process in (own, *own.children(recursive=True)))
 
     def _stop(self) -> None:
+        started: list[psutil.Process] = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            started = psutil.Process(self._process.pid).children(recursive=True)
         with contextlib.suppress(OSError):
             self._stdin.close()  # it ends by itself at the end of its input
         try:
@@ -136,6 +139,9 @@ class Side:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        for process in started:  # a side that was killed leaves them, with all their memory
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _memory_of(process: int, field: str) -> int:
